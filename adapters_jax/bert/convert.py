@@ -1,0 +1,148 @@
+"""Released BERT checkpoints (safetensors, Hugging Face's names) <-> the backbone's tree, strictly.
+
+Every tensor of a file is accounted for: read, or known not to belong to the encoder, or an error. Both namings of
+LayerNorm weights (weight/bias and the older gamma/beta) and names with or without the `bert.` prefix are read.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters_jax import trees
+from adapters_jax.bert import weights
+from adapters_jax.bert.config import BertConfig
+from adapters_jax.errors import BackboneError
+from adapters_jax.types import Tree
+
+HEADS = ("cls.", "classifier.", "qa_outputs.")
+"""Prefixes of task heads that stand beside the encoder in released files."""
+
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+"""Saved by some releases, not weights."""
+
+
+def canonical(name: str) -> str | None:
+    """A tensor's name without prefix and in the newer naming; None for what is not a weight of the encoder."""
+    if name.startswith(HEADS):
+        return None
+    name = name.removeprefix("bert.")
+    if name in BUFFERS:
+        return None
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name)
+
+
+_NEWER = {"gamma": "weight", "beta": "bias"}
+
+
+def fingerprint_of(config: BertConfig) -> Any:
+    """A running sha256 that has seen the config; feed it tensors with `digest`."""
+    running = hashlib.sha256()
+    running.update(json.dumps(config.to_dict(), sort_keys=True).encode())
+    return running
+
+
+def digest(running: Any, path: str, tensor: np.ndarray) -> None:
+    """Adds a weight as it was read: path, dtype, shape and bytes in the released layout."""
+    running.update(f"{path} {tensor.dtype} {list(tensor.shape)}".encode())
+    running.update(np.ascontiguousarray(tensor).view(np.uint8).reshape(-1))
+
+
+def read_weights(files: Iterable[Path], config: BertConfig, dtype: str) -> tuple[Tree, str]:
+    """(the backbone's tree, its fingerprint), tensor by tensor.
+
+    Args:
+        files: safetensors files, together the checkpoint.
+        config: of the encoder.
+        dtype: in which the weights are kept.
+
+    Raises:
+        BackboneError: a file that is not safetensors or is cut short; a missing, unexpected or misshapen tensor;
+            a value that is not finite.
+    """
+    readers, where = {}, {}
+    for file in files:
+        readers[file] = _open(file)
+        for name in readers[file].keys():  # noqa: SIM118 - not a dict
+            plain = canonical(name)
+            if plain is None:
+                continue
+            if plain in where:
+                raise BackboneError(f"{file}: two tensors are both {plain}")
+            where[plain] = (file, name)
+    pooler = any(row.released in where for row in weights.POOLER)
+    table = list(weights.numbered(config, pooler))
+    _check(where, readers, table, config)
+
+    running, flat = fingerprint_of(config), {}
+    for row in table:
+        file, name = where[row.released]
+        tensor = _read(file, functools.partial(readers[file].get_tensor, name))
+        if not np.isfinite(tensor.astype(np.float32)).all():
+            raise BackboneError(f"{file}: {name} holds values that are not finite; the file is damaged: fetch it again")
+        digest(running, row.path, tensor)
+        flat[row.path] = (tensor.T if row.transposed else tensor).astype(_numpy_dtype(dtype))
+    return _stack(flat, config), running.hexdigest()
+
+
+def released_weights(backbone: Tree) -> dict[str, np.ndarray]:
+    """The inverse of `read_weights`: tensors by their names in released files, without prefix."""
+    flat = trees.to_layers(backbone)
+    layers = 1 + max(int(path.split("/")[1]) for path in flat if path.startswith("encoder/"))
+    rows = weights.numbered(BertConfig(num_hidden_layers=layers), pooler="pooler/kernel" in flat)
+    tensors = {row.released: np.asarray(flat[row.path]).T if row.transposed else flat[row.path] for row in rows}
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def _numpy_dtype(dtype: str) -> Any:
+    import ml_dtypes
+
+    return {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
+
+
+def _stack(flat: dict[str, np.ndarray], config: BertConfig) -> Tree:
+    rows = {row.path: row for row in weights.EMBEDDINGS + weights.POOLER}
+    tree = {path: flat[path] for path in rows if path in flat}
+    for row in weights.LAYER:
+        parts = [flat.pop(f"encoder/{layer}/{row.path}") for layer in range(config.num_hidden_layers)]
+        tree[f"encoder/{row.path}"] = np.stack(parts)
+    nested = trees.unflatten(tree)
+    return {part: nested[part] for part in ("embeddings", "encoder", "pooler") if part in nested}
+
+
+def _open(file: Path) -> Any:
+    from safetensors import safe_open
+
+    return _read(file, lambda: safe_open(file, framework="numpy"))
+
+
+def _read(file: Path, read: Callable[[], Any]) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        return read()
+    except SafetensorError as error:
+        raise BackboneError(f"{file}: not a whole safetensors file ({error}); fetch it again") from error
+    except OSError as error:
+        raise BackboneError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _check(where: dict, readers: dict, table: list[weights.Weight], config: BertConfig) -> None:
+    """Raises naming every missing, unexpected and misshapen tensor."""
+    expected = {row.released: row.shape(config)[:: -1 if row.transposed else 1] for row in table}
+    problems = [f"missing {name}" for name in expected if name not in where]
+    problems += [f"unexpected {name}" for name in where if name not in expected]
+    for name, shape in expected.items():
+        if name in where:
+            file, key = where[name]
+            found = tuple(readers[file].get_slice(key).get_shape())
+            problems += [] if found == shape else [f"{name} is {list(found)}, expected {list(shape)}"]
+    if problems:
+        files = ", ".join(str(file) for file in readers)
+        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise BackboneError(f"{files}: not the weights of this config: {'; '.join(problems[:6])}{more}")

@@ -1,0 +1,157 @@
+"""The functional BERT encoder: embeddings, layers with slots, runs of layers under `lax.scan`."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from adapters_jax import trees
+from adapters_jax.bert.config import BertConfig
+from adapters_jax.bert.ops import ACTIVATIONS, Dense, Norm, attend, dropout
+from adapters_jax.slots import Context, Modules, Slots
+from adapters_jax.types import Batch, Hidden, Key, Mask, Tree
+
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass keeps of a layer: all, the dense layers' results, or its input alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A run of identical layers, and the modules that stand in their slots."""
+
+    start: int
+    stop: int
+    modules: Modules
+
+
+class Encoded(NamedTuple):
+    """hidden [b t d] after the last layer; hidden_states: the embeddings' and every layer's output, if asked for."""
+
+    hidden: Hidden
+    hidden_states: tuple[Hidden, ...]
+    aux: Tree
+
+
+def embeddings(params: Tree, config: BertConfig, batch: Batch, first: int, slots: Slots, dtype: Any) -> tuple:
+    """Word, position and type embeddings, summed, normalised, dropped out: (x [b t d], mask [b t])."""
+    ids = batch["input_ids"]
+    types = batch.get("token_type_ids")
+    with jax.named_scope("embeddings"):
+        words, mask = slots.embed("words", params["words"][ids].astype(dtype), slots.ctx.mask)
+        added = words.shape[1] - ids.shape[1]
+        positions = params["positions"][first : first + words.shape[1]]
+        types = jnp.zeros_like(ids) if types is None else types
+        kinds = params["types"][jnp.pad(types, ((0, 0), (added, 0)))]
+        x = Norm(params["norm"], config.layer_norm_eps)(words + positions[None].astype(dtype) + kinds.astype(dtype))
+        x = dropout(x, config.hidden_dropout_prob, slots.key, "embeddings")
+        return slots.embed("encoder", x, mask)
+
+
+def layer(p: Tree, config: BertConfig, h: Hidden, mask: Mask, slots: Slots) -> Hidden:
+    """One post-LayerNorm BERT layer (Devlin et al., 2019), every slot called."""
+    key, hidden_rate = slots.key, config.hidden_dropout_prob
+    norm = lambda name: Norm(p[name], config.layer_norm_eps)
+    project = lambda name, x: slots.project(name, x, Dense(p[name]))
+    heads = lambda x: x.reshape(*x.shape[:-1], config.num_attention_heads, config.head_width)
+
+    with jax.named_scope("attention"):
+        q, k, v = (heads(project(name, h)) for name in ("query", "key", "value"))
+        k, v, seen = slots.key_value(k, v, mask)
+        mixed = attend(q, k, v, seen, config.attention_probs_dropout_prob, key).reshape(h.shape)
+        y = dropout(project("attn_out", mixed), hidden_rate, key, "attn_out")
+        h = slots.merge("attn_merge", y, h, norm("attn_norm"))
+    with jax.named_scope("feed_forward"):
+        wide = ACTIVATIONS[config.hidden_act](project("ffn_in", h))
+        y = dropout(project("ffn_out", wide), hidden_rate, key, "ffn_out")
+        return slots.merge("ffn_merge", y, h, norm("ffn_norm"))
+
+
+def encode(
+    backbone: Tree,
+    adapters: Tree,
+    config: BertConfig,
+    segments: Sequence[Segment],
+    outer: Modules,
+    batch: Batch,
+    *,
+    key: Key | None = None,
+    first_position: int = 0,
+    dtype: str = "float32",
+    remat: str = "none",
+    scan: bool = True,
+    hidden_states: bool = False,
+) -> Encoded:
+    """The encoder with its slots.
+
+    Args:
+        backbone: {"embeddings", "encoder", ...}; layers stacked (trees.py).
+        adapters: {"encoder": by layer run and slot, "embed", "output"}.
+        segments: runs of layers that carry the same modules, from layer 0 to the last.
+        outer: modules of the slots `embed` and `output`.
+        batch: input_ids [b t], and optionally token_type_ids and mask [b t].
+        key: the step's dropout key; None means no dropout.
+        first_position: the position id of the first token.
+        dtype: of the computation.
+        remat: a key of REMAT.
+        scan: False unrolls the layers: for counting FLOPs, and as a reference.
+        hidden_states: keep every layer's output; they are also kept if a module stands in `output`.
+    """
+    ids = batch["input_ids"]
+    mask = jnp.ones(ids.shape, bool) if batch.get("mask") is None else batch["mask"].astype(bool)
+    ctx = Context(ids, mask, jnp.zeros((*ids.shape, config.hidden_size), dtype), config.num_hidden_layers)
+    around = Slots(outer, adapters, None if key is None else trees.fold_path(key, "outer"), ctx)
+    x, mask = embeddings(backbone["embeddings"], config, batch, first_position, around, jnp.dtype(dtype))
+    keep = hidden_states or "output" in outer
+
+    states, aux = [x[None]] if keep else [], {}
+    for segment in segments:
+        x, (kept, sown) = _run(backbone, adapters, config, segment, ctx, x, mask, key, remat, scan, keep)
+        states += [kept] if keep else []
+        aux.update({str(segment.start): sown} if sown else {})
+    stacked = tuple(itertools.chain.from_iterable(tuple(part) for part in states))
+
+    ctx = dataclasses.replace(ctx, hidden=x)
+    around = dataclasses.replace(around, ctx=ctx)
+    x = around.output(x[:, x.shape[1] - ids.shape[1] :], stacked)
+    return Encoded(x, stacked, ({"encoder": aux} if aux else {}) | around.aux)
+
+
+def _run(
+    backbone: Tree,
+    adapters: Tree,
+    config: BertConfig,
+    segment: Segment,
+    ctx: Context,
+    x: Hidden,
+    mask: Mask,
+    key: Key | None,
+    remat: str,
+    scan: bool,
+    keep: bool,
+) -> tuple:
+    """A segment's layers; returns (h, (outputs [l b t d] if kept, aux stacked over layers))."""
+    layers = config.num_hidden_layers
+    weights = trees.cut(backbone["encoder"], layers, segment.start, segment.stop)
+    own = trees.cut(adapters.get("encoder", {}), layers, segment.start, segment.stop)
+    numbers = jnp.arange(segment.start, segment.stop)
+
+    def body(h: Hidden, xs: tuple) -> tuple:
+        p, a, number = xs
+        place = None if key is None else trees.fold_path(key, "encoder", number)
+        slots = Slots(segment.modules, a, place, dataclasses.replace(ctx, hidden=h, layer=number))
+        h = layer(p, config, h, mask, slots)
+        return h, (h if keep else None, slots.aux)
+
+    body = _remat(body, remat)
+    return jax.lax.scan(body, x, (weights, own, numbers), unroll=1 if scan else segment.stop - segment.start)
+
+
+def _remat(body: Callable, name: str) -> Callable:
+    return body if name == "none" else jax.checkpoint(body, policy=REMAT[name], prevent_cse=False)

@@ -1,0 +1,88 @@
+"""The arithmetic of a BERT layer: dense layers, LayerNorm, activations, dropout, attention, pooling."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adapters_jax.trees import fold_path
+from adapters_jax.types import Array, Float, Hidden, Key, Mask, Tree
+
+ACTIVATIONS: dict[str, Callable[[Any], jax.Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+"""By Hugging Face's names: "gelu" is the exact form (erf), "gelu_new" the tanh form of BERT's first release."""
+
+
+def across(vector: Float[Array, " d"], x: Array) -> Array:
+    """The vector as an array of x's rank, in x's type, to be combined with its last axis."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A linear layer of the backbone, as slots see it: callable, with its kernel [in out] and bias [out]."""
+
+    params: Tree
+
+    def kernel(self) -> Float[Array, "i o"]:
+        return self.params["kernel"]
+
+    @property
+    def bias(self) -> Float[Array, " o"]:
+        return self.params["bias"]
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        return x @ self.kernel().astype(x.dtype) + across(self.bias, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A LayerNorm of the backbone: statistics in float32, the result in the input's type."""
+
+    params: Tree
+    eps: float
+
+    def __call__(self, x: Hidden) -> Hidden:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = (centred * centred).mean(-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.eps)
+        return (normal * across(self.params["scale"], normal) + across(self.params["bias"], normal)).astype(x.dtype)
+
+
+def dropout(x: Array, rate: float, key: Key | None, *path: str) -> Array:
+    """Inverted dropout with the key of this place; the identity outside training (key None) or at rate 0."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(fold_path(key, *path), 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
+def attend(
+    q: Float[Array, "b t n h"],
+    k: Float[Array, "b u n h"],
+    v: Float[Array, "b u n h"],
+    mask: Mask,
+    rate: float,
+    key: Key | None,
+) -> Float[Array, "b t n h"]:
+    """softmax(q k / sqrt(h)) v over the tokens that `mask` [b u] shows; softmax in float32, dropout on its result.
+
+    A row with nothing to attend to attends evenly: finite, and of no account to the caller.
+    """
+    with jax.named_scope("attend"):
+        scores = jnp.einsum("btnh,bunh->bntu", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+        weights = dropout(jax.nn.softmax(scores), rate, key, "attend").astype(q.dtype)
+        return jnp.einsum("bntu,bunh->btnh", weights, v)
+
+
+def pool(params: Tree, hidden: Hidden) -> Float[Array, "b d"]:
+    """BERT's pooler: tanh of a dense layer on row 0, which is [CLS]."""
+    return jnp.tanh(Dense(params)(hidden[:, 0]))

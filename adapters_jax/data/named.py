@@ -1,0 +1,48 @@
+"""Every task that has a name: GLUE's nine, and `toy`, the generated one."""
+
+import os
+from collections.abc import Callable
+
+from adapters_jax.data import toy
+from adapters_jax.data.glue import DEFAULT_CACHE, find_data
+from adapters_jax.data.source import Splits
+from adapters_jax.data.tasks import TASKS, find_task, recipe
+from adapters_jax.errors import ConfigError, unknown
+
+TOY = "toy"
+NAMES = (*TASKS, TOY)
+
+TOY_RECIPES: dict[str, dict[str, float]] = {
+    "houlsby": {"lr": 1e-3, "epochs": 4.0, "batch_size": 32},
+    "full": {"lr": 1e-4, "epochs": 4.0, "batch_size": 32},
+    "head": {"lr": 1e-3, "epochs": 4.0, "batch_size": 32},
+}
+"""Rates for weights as small as MiniLM's, on 3,000 rows."""
+
+
+def open_task(
+    name: str,
+    data: str = "auto",
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike = DEFAULT_CACHE,
+    report: Callable[[str], object] = lambda message: None,
+) -> Splits:
+    """All splits of a task; the arguments but `name` are those of `find_data`, the generated task needs none."""
+    if name not in NAMES:
+        raise ConfigError(unknown("task", name, NAMES))
+    if name == TOY:
+        return toy.toy_splits()
+    return find_data(name, data, data_dir, cache_dir=cache_dir, report=report)
+
+
+def task_metrics(name: str) -> tuple[tuple[str, ...], str]:
+    """(what the task is scored by, the one that chooses the best step)."""
+    if name == TOY:
+        return ("accuracy",), "accuracy"
+    task = find_task(name)
+    return task.metrics, task.best_metric
+
+
+def task_recipe(name: str, method: str) -> dict[str, float]:
+    """What a task needs otherwise than the method's recipe says: some of epochs, lr, batch_size; often nothing."""
+    return dict(TOY_RECIPES.get(method, {})) if name == TOY else recipe(name, method)

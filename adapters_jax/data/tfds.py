@@ -1,0 +1,129 @@
+"""GLUE sets that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow and the set's own code."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters_jax.data.source import Features
+from adapters_jax.errors import DataError, unknown
+
+READABLE = "array_record"
+DEFAULT_DIR = "~/tensorflow_datasets"
+
+
+def prepared(data_dir: Path, config: str) -> Path | None:
+    """The newest prepared version of `glue/<config>` under a TFDS folder, or under its `glue` folder; None if none is.
+
+    A version folder counts if it holds `dataset_info.json`, which TFDS writes last.
+    """
+    for root in (data_dir / "glue" / config, data_dir / config):
+        found = [path.parent for path in root.glob("*/dataset_info.json")]
+        if found:
+            return max(found, key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")])
+    return None
+
+
+def readable(folder: Path) -> bool:
+    """Whether a prepared set is in the random-access format."""
+    return _info(folder).get("fileFormat") == READABLE
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """The names of a prepared set's splits."""
+    return tuple(split["name"] for split in _info(folder).get("splits", ()))
+
+
+def open_tfds(
+    folder: Path,
+    split: str,
+    texts: Sequence[str],
+    features: Features,
+    file_labels: Sequence[str] = (),
+) -> "TfdsSource":
+    """A split of a prepared set.
+
+    Args:
+      folder: of one version, as `prepared` gives it.
+      split: its name in TFDS, e.g. "validation_matched".
+      texts: TFDS's names of the text columns.
+      features: the labels' names and order wanted; TFDS's own class numbers are mapped to them by name.
+      file_labels: other names of the same labels, in the same order.
+
+    Raises:
+      DataError: another file format, no such split or column, other class names, a damaged set.
+    """
+    if not readable(folder):
+        form = _info(folder).get("fileFormat", "unknown")
+        raise DataError(
+            f"{folder}: expected a set prepared as {READABLE}, got {form}; prepare it again with "
+            f"`tfds build glue --file_format={READABLE}`"
+        )
+    from tensorflow_datasets import builder_from_directory
+
+    try:
+        builder = builder_from_directory(folder)
+        known = list(builder.info.splits)
+        if split not in known:
+            raise DataError(f"{folder}: {unknown('split', split, known)}")
+        columns = list(builder.info.features)
+        for column in (*texts, "label"):
+            if column not in columns:
+                raise DataError(f"{folder}: {unknown('column', column, columns)}")
+        names = getattr(builder.info.features["label"], "names", [])
+        rows = builder.as_data_source(split)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: expected a prepared TFDS set, got {error!s:.200}; prepare it again") from error
+    order = _order(folder, names, features, file_labels)
+    source = TfdsSource(rows, tuple(texts), features, order, f"glue/{folder.parent.name}/{split}", folder)
+    if len(source) == 0:
+        raise DataError(f"{folder}: expected rows in the split {split}, got none; prepare it again")
+    source[0], source[len(source) - 1]  # files that are missing or cut are noticed now
+    return source
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+    """Rows of a TFDS data source in this library's form; -1, TFDS's label for "none", gives a row without a label."""
+
+    rows: Any
+    texts: tuple[str, ...]
+    features: Features
+    order: Mapping[int, int]
+    name: str
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            row = self.rows[int(index)]
+            texts = [row[name].decode("utf-8") for name in self.texts]
+            label = float(row["label"])
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+            # ArrayRecord raises the first for a missing file; of a cut one it gives rows without content.
+            raise DataError(f"{self.folder}: expected row {index} of {self.name}, got {error!s:.200}") from error
+        result = {"id": str(row.get("idx", index))} | dict(zip(self.features.columns, texts, strict=True))
+        if label < 0:
+            return result
+        return result | {"label": label if self.features.kind == "regression" else self.order[int(label)]}
+
+
+def _order(folder: Path, names: Sequence[str], features: Features, file_labels: Sequence[str]) -> dict[int, int]:
+    """TFDS's class number -> ours."""
+    if features.kind == "regression":
+        return {}
+    for ours in (features.labels, tuple(file_labels)):
+        if sorted(names) == sorted(ours):
+            return {i: ours.index(name) for i, name in enumerate(names)}
+    raise DataError(f"{folder}: expected the classes {', '.join(features.labels)}, got {', '.join(names) or 'none'}")
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset_info.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected TFDS's description, got {error!s:.120}; prepare it again") from None

@@ -1,0 +1,58 @@
+"""Frozen dataclasses from JSON values that a stranger may have written: names and types are checked first."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from adapters_jax.errors import AdaptersJaxError, ConfigError, unknown
+
+
+def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any]) -> Any:
+    """The object whose `to_dict` gave `stored`: its class by "name", its fields by the rest; lists become tuples.
+
+    Args:
+        kind: what it is called in messages.
+        classes: name -> dataclass.
+        stored: JSON values; fields left out take their defaults.
+
+    Raises:
+        ConfigError: unknown name or field, or a value of another type or out of range.
+    """
+    name = stored.get("name")
+    if not isinstance(name, str) or name not in classes:
+        raise ConfigError(unknown(kind, str(name)[:80], classes))
+    cls = classes[name]
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    given = {key: value for key, value in stored.items() if key != "name"}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(unknown(f"field of {kind} {name}", key[:80], known))
+        if not fits(value, hints[key]):
+            raise ConfigError(f"{kind}.{key}: expected {_show(hints[key])}, got {value!r:.80}")
+    try:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    except (AdaptersJaxError, TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"{kind} {name}: {error}") from None
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value can stand for a field of that type; types of which JSON has none fit anything."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(fits(each, inner[0]) for each in value)
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, str, bool, type(None)):
+        return type(value) is hint
+    return True
+
+
+def _show(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -1,0 +1,168 @@
+"""What a method of tuning is: which modules stand in which slots, what is trained, and how, as published."""
+
+import abc
+import dataclasses
+import itertools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from adapters_jax import trees
+from adapters_jax.bert.config import BertConfig
+from adapters_jax.slots import MERGE, PROJECT, Context, Modules
+from adapters_jax.types import Array, Float, Hidden, Key, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a method is trained where nothing else is asked for.
+
+    Attributes:
+        optimizer: a key of `optim.OPTIMIZERS`.
+        lr: the peak learning rate.
+        epochs: passes over the training rows.
+        batch_size: rows per optimiser step.
+        warmup: the share of the steps in which the rate rises from 0.
+        schedule: "linear" (down to 0 at the end) or "constant", after the warm-up.
+        weight_decay: decoupled, on all trained leaves but biases and LayerNorms.
+        clip_norm: the largest global norm of the trained leaves' gradient; 0 for no clipping.
+        source: where these values come from.
+    """
+
+    lr: float
+    epochs: float
+    source: str
+    optimizer: str = "adamw"
+    batch_size: int = 32
+    warmup: float = 0.1
+    schedule: str = "linear"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+
+class Method(abc.ABC):
+    """One published method: subclass as a final frozen dataclass whose fields are its hyper-parameters.
+
+    `name` is what flags and manifests call it. All but `name`, `recipe` and `modules` have a default.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def recipe(self) -> Recipe:
+        """The published recipe."""
+
+    @abc.abstractmethod
+    def modules(self, config: BertConfig, segment: int) -> Modules:
+        """Slot name -> Linen module, for the layers of the segment that begins at layer `segment`.
+
+        Those of `embed` and `output` are taken from segment 0.
+        """
+
+    def segments(self, config: BertConfig) -> tuple[int, ...]:
+        """First layers of the runs of layers that carry like modules."""
+        return (0,)
+
+    def positions(self, config: BertConfig) -> int:
+        """The position id of the first token."""
+        return 0
+
+    def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
+        """The tree under `adapters/`: every module's own initial values, each layer by a key of its own."""
+        borders = (*self.segments(config), config.num_hidden_layers)
+        encoder = {}
+        for start, stop in itertools.pairwise(borders):
+            slots = {slot: m for slot, m in self.modules(config, start).items() if slot in LAYER_ARGUMENTS}
+            layers = jnp.arange(start, stop)
+            own = {slot: _initial_layers(key, slot, module, config, layers) for slot, module in slots.items()}
+            encoder[str(start)] = {slot: tree for slot, tree in own.items() if tree}
+        if len(encoder) == 1:
+            encoder = encoder["0"]
+        encoder = {run: tree for run, tree in encoder.items() if tree}
+        outer = {slot: m for slot, m in self.modules(config, 0).items() if slot not in LAYER_ARGUMENTS}
+        around = {slot: _initial(trees.fold_path(key, slot), slot, module, config) for slot, module in outer.items()}
+        return ({"encoder": encoder} if encoder else {}) | {slot: tree for slot, tree in around.items() if tree}
+
+    def expand(self, adapters: Tree, key: Key | None) -> Tree:
+        """What the slots receive: pure, once per forward pass, outside the layers."""
+        return adapters
+
+    def penalty(self, adapters: Tree) -> Float[Array, ""]:
+        """Added to the loss of the same step."""
+        return jnp.zeros(())
+
+    def transform(self, tx: optax.GradientTransformation, total_steps: int) -> optax.GradientTransformation:
+        """Wraps the optimiser of the trained leaves."""
+        return tx
+
+    def trainable(self, path: str) -> bool:
+        """Whether a leaf under `adapters/` or `backbone/` is trained, by its layer-numbered path."""
+        return path.startswith("adapters/")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and hyper-parameters, for the manifest."""
+        return {"name": self.name} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore
+
+
+def is_layer_norm(path: str) -> bool:
+    """Whether a path is that of a LayerNorm of the backbone: `backbone/encoder/3/attn_norm/scale`."""
+    parts = path.split("/")
+    return parts[0] == "backbone" and parts[-2].endswith("norm")
+
+
+class _Plain:
+    """A stand-in for the backbone's dense layer while shapes are found."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self._kernel, self.bias = jnp.zeros((inputs, outputs)), jnp.zeros(outputs)
+
+    def kernel(self) -> Array:
+        return self._kernel
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self._kernel
+
+
+def _project_arguments(slot: str, config: BertConfig) -> tuple:
+    wide = config.intermediate_size
+    inputs, outputs = {"ffn_in": (config.hidden_size, wide), "ffn_out": (wide, config.hidden_size)}.get(
+        slot, (config.hidden_size, config.hidden_size)
+    )
+    return jnp.zeros((1, 1, inputs)), _Plain(inputs, outputs)
+
+
+def _merge_arguments(slot: str, config: BertConfig) -> tuple:
+    h = jnp.zeros((1, 1, config.hidden_size))
+    return h, h, lambda x: x
+
+
+def _key_value_arguments(slot: str, config: BertConfig) -> tuple:
+    k = jnp.zeros((1, 1, config.num_attention_heads, config.head_width))
+    return k, k, jnp.ones((1, 1), bool)
+
+
+LAYER_ARGUMENTS = (
+    dict.fromkeys(PROJECT, _project_arguments)
+    | dict.fromkeys(MERGE, _merge_arguments)
+    | {"key_value": _key_value_arguments}
+)
+"""Arguments by which a slot's module is initialised: one row of one token."""
+
+
+def _initial(key: Key, slot: str, module: nn.Module, config: BertConfig, layer: Any = 0) -> Tree:
+    h: Hidden = jnp.zeros((1, 1, config.hidden_size))
+    ctx = Context(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool), h, layer)
+    if slot in LAYER_ARGUMENTS:
+        arguments = LAYER_ARGUMENTS[slot](slot, config)
+    else:
+        arguments = (h, ctx.mask) if slot == "embed" else (h, (h,) * (config.num_hidden_layers + 1))
+    return module.init({"params": key}, *arguments, ctx).get("params", {})
+
+
+def _initial_layers(key: Key, slot: str, module: nn.Module, config: BertConfig, layers: Array) -> Tree:
+    one = lambda number: _initial(trees.fold_path(key, "encoder", number, slot), slot, module, config, number)
+    return jax.vmap(one)(layers)

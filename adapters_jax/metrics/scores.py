@@ -1,0 +1,98 @@
+"""The metrics of GLUE (Wang et al. 2019, table 1), each a finite number whatever the input.
+
+Where a metric is undefined it is 0.0: Matthews and F1 with an empty margin, a correlation of a constant, of fewer than
+two rows, or of values that are not finite.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adapters_jax.errors import ConfigError, DataError, unknown
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The share of rows whose class is predicted."""
+    return float(np.mean(predictions == labels))
+
+
+def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 of class 1, "equivalent" in MRPC and "duplicate" in QQP: 2 TP / (2 TP + FP + FN)."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels == 1, predictions == 1, zero_division=0.0))
+
+
+def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The Matthews correlation coefficient; 0.0 if either side holds one class only."""
+    if _constant(predictions) or _constant(labels):
+        return 0.0
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Pearson's correlation, in float64."""
+    from scipy import stats
+
+    return _correlation(stats.pearsonr, predictions, labels)
+
+
+def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman's rank correlation; ties get their mean rank."""
+    from scipy import stats
+
+    return _correlation(stats.spearmanr, predictions, labels)
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The named metrics.
+
+    Args:
+      names: keys of `METRICS`.
+      predictions: [n] class numbers, or values for the correlations.
+      labels: [n] of the same kind.
+
+    Returns:
+      Name -> fraction (never percent), finite.
+
+    Raises:
+      ConfigError: an unknown name.
+      DataError: no rows, or shapes that differ.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.ndim != 1 or predictions.shape != labels.shape or len(labels) == 0:
+        raise DataError(
+            f"metrics: expected as many predictions as labels, at least 1, got {predictions.shape} and {labels.shape}"
+        )
+    for name in names:
+        if name not in METRICS:
+            raise ConfigError(unknown("metric", name, METRICS))
+    return {name: METRICS[name](predictions, labels) for name in names}
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool(np.all(values == values[0]))
+
+
+def _correlation(function: Callable, predictions: np.ndarray, labels: np.ndarray) -> float:
+    predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
+    if not (np.isfinite(predictions).all() and np.isfinite(labels).all()):
+        return 0.0
+    if _constant(predictions) or _constant(labels):
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of nearly constant values, whose correlation is noise
+        value = float(function(predictions, labels).statistic)
+    return value if np.isfinite(value) else 0.0

@@ -1,0 +1,165 @@
+"""A model: a backbone's configuration, a method and a head. Static; parameters are a tree of their own.
+
+params = {"backbone": ..., "adapters": ..., "head": ...}
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adapters_jax import trees
+from adapters_jax.bert.config import BertConfig
+from adapters_jax.bert.encoder import REMAT, Segment, encode
+from adapters_jax.bert.heads import Head
+from adapters_jax.errors import ConfigError, unknown
+from adapters_jax.methods.base import LAYER_ARGUMENTS, Method
+from adapters_jax.summary import Summary, summarise
+from adapters_jax.types import Array, Batch, Float, Hidden, Key, Logits, Tree
+
+DTYPES = ("float32", "bfloat16")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a forward pass returns.
+
+    Attributes:
+        logits: [b c], float32.
+        hidden: [b t d], the last layer's output.
+        pooled: [b d].
+        hidden_states: [b t d] of the embeddings and every layer, if asked for.
+        aux: what modules sowed, by slot; under "encoder", by run of layers and stacked over them.
+    """
+
+    logits: Logits
+    hidden: Hidden
+    pooled: Float[Array, "b d"]
+    hidden_states: tuple[Hidden, ...]
+    aux: Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Static and hashable: what jit may close over.
+
+    Attributes:
+        config: of the backbone.
+        method, head: see `methods` and `bert.heads`.
+        dtype: of the computation, "float32" or "bfloat16"; trained leaves, loss, LayerNorm statistics and softmax stay
+            in float32.
+        remat: what the backward pass recomputes in each layer: "none", "dots" (all but the dense layers' results) or
+            "full".
+        scan_layers: False unrolls the layers: for counting FLOPs, and as a reference.
+    """
+
+    config: BertConfig
+    method: Method
+    head: Head
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(unknown("dtype", self.dtype, DTYPES))
+        if self.remat not in REMAT:
+            raise ConfigError(unknown("remat", self.remat, REMAT))
+
+    def init(self, key: Key, backbone: Tree) -> Tree:
+        """Fresh adapters and head beside the backbone's weights.
+
+        Args:
+            key: of the run's seed; every leaf is drawn by its own path.
+            backbone: `Backbone.params`. Leaves that the method trains are taken in float32, the rest as they are.
+        """
+        adapters = self.method.initialise(trees.fold_path(key, "adapters"), self.config, backbone)
+        head = self.head.initialise(trees.fold_path(key, "head"), self.config, pooler="pooler" not in backbone)
+        params = {"backbone": self._cut(backbone), "adapters": adapters, "head": head}
+        labels = trees.flatten(self.labels(params))
+        widen = lambda path, leaf: leaf if labels[path] == "frozen" else jnp.asarray(leaf, jnp.float32)
+        return trees.map_paths(widen, params)
+
+    def abstract(self, backbone: Tree) -> Tree:
+        """The shapes and dtypes of `init`'s result, without arrays; `backbone` may be abstract too."""
+        return jax.eval_shape(lambda tree: self.init(jax.random.key(0), tree), backbone)
+
+    def labels(self, params: Tree) -> Tree:
+        """The same tree of "frozen", "adapter" (what the method trains, backbone leaves included) or "head"."""
+
+        def label(path: str, leaf: Any) -> str:
+            if path.startswith("head/"):
+                return "head"
+            return "adapter" if self.method.trainable(trees.layer_paths(path, leaf)[0]) else "frozen"
+
+        return trees.map_paths(label, params)
+
+    def apply(self, params: Tree, batch: Batch, key: Key | None = None, *, hidden_states: bool = False) -> Output:
+        """The forward pass.
+
+        Args:
+            params: as of `init`.
+            batch: input_ids [b t]; optional token_type_ids and mask [b t], bool or integer, 1 = token.
+            key: of the step, for dropout; None for none.
+            hidden_states: return every layer's output too.
+        """
+        adapters = self.method.expand(params["adapters"], None if key is None else trees.fold_path(key, "expand"))
+        outer = {s: m for s, m in self.method.modules(self.config, 0).items() if s not in LAYER_ARGUMENTS}
+        encoded = encode(
+            params["backbone"],
+            adapters,
+            self.config,
+            self._segments(params["backbone"]),
+            outer,
+            batch,
+            key=key,
+            first_position=self.method.positions(self.config),
+            dtype=self.dtype,
+            remat=self.remat,
+            scan=self.scan_layers,
+            hidden_states=hidden_states,
+        )
+        logits, pooled = self.head(params["head"], params["backbone"], encoded.hidden, key)
+        return Output(logits, encoded.hidden, pooled, encoded.hidden_states if hidden_states else (), encoded.aux)
+
+    def loss(self, params: Tree, batch: Batch, key: Key | None = None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """(sum of the rows' losses, each times its weight, sum of the weights); the method's penalty is not in it."""
+        rows = self.head.loss(self.apply(params, batch, key).logits, batch["labels"])
+        weight = batch["weight"].astype(jnp.float32)
+        return jnp.sum(jnp.where(weight > 0, rows * weight, 0.0)), jnp.sum(weight)
+
+    def penalty(self, params: Tree) -> Float[Array, ""]:
+        """What the method adds to the mean loss of a step."""
+        return self.method.penalty(params["adapters"])
+
+    def summary(self, backbone: Tree) -> Summary:
+        """What is trained, counted without arrays; `backbone` as in `init`."""
+        params = self.abstract(backbone)
+        return summarise(params, self.labels(params))
+
+    def _segments(self, backbone: Tree) -> tuple[Segment, ...]:
+        layers = self.config.num_hidden_layers
+        own = self.method.segments(self.config)
+        starts = {start for start, _, _ in trees.runs(backbone["encoder"], layers)} | set(own)
+        modules: Callable[[int], dict] = lambda start: {
+            slot: m
+            for slot, m in self.method.modules(self.config, max(s for s in own if s <= start)).items()
+            if slot in LAYER_ARGUMENTS
+        }
+        borders = (*sorted(starts), layers)
+        return tuple(Segment(a, b, modules(a)) for a, b in itertools.pairwise(borders))
+
+    def _cut(self, backbone: Tree) -> Tree:
+        """The backbone with its layers cut into runs within which the method trains the same leaves."""
+        paths = [path.split("/", 1)[1] for path in trees.flatten({"encoder": backbone["encoder"]})]
+
+        def trained(layer: int) -> tuple[bool, ...]:
+            return tuple(self.method.trainable(f"backbone/encoder/{layer}/{path}") for path in paths)
+
+        layers = range(self.config.num_hidden_layers)
+        starts = [i for i in layers if i == 0 or trained(i) != trained(i - 1)]
+        return backbone | {"encoder": trees.split_runs(backbone["encoder"], len(layers), starts)}

@@ -1,0 +1,57 @@
+"""Scores over every row of a set, exactly once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from adapters_jax import metrics
+from adapters_jax.data.batches import eval_batches
+from adapters_jax.errors import TrainingError
+from adapters_jax.training.step import PerShape, make_eval_step
+from adapters_jax.types import Tree
+
+INPUTS = ("input_ids", "token_type_ids", "mask")
+"""What logits depend on; passing no more, sets with labels and without share what is compiled."""
+
+
+def evaluate(
+    model: Any,
+    params: Tree,
+    encoded: Any,
+    metric_names: Sequence[str],
+    batch_size: int = 64,
+    *,
+    forward: Callable[[Tree, Any], Any] | None = None,
+) -> tuple[dict[str, float], np.ndarray]:
+    """(metrics as fractions, logits [n c] float32 in the order of the rows).
+
+    Args:
+        model: its head turns logits into predictions.
+        params: the whole tree.
+        encoded: encoded rows; with no labels there are no metrics.
+        metric_names: of `adapters_jax.metrics`.
+        batch_size: changes speed and memory only.
+        forward: a compiled (params, batch) -> logits to use again; default compiles one.
+
+    Raises:
+        TrainingError: a row's logits are not finite.
+    """
+    forward = forward or PerShape(make_eval_step(model))
+    pending = []
+    for ids, batch in eval_batches(encoded, batch_size):
+        pending.append((ids, forward(params, {name: batch[name] for name in INPUTS})))
+    rows = np.concatenate([ids for ids, _ in pending])
+    found = np.concatenate([np.asarray(logits) for _, logits in pending])
+    logits = np.empty((len(encoded), *found.shape[1:]), np.float32)
+    real = rows >= 0
+    logits[rows[real]] = found[real]
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
+    if bad.size:
+        raise TrainingError(
+            f"evaluation: expected finite logits, got {logits[bad[0]].tolist()} for row {bad[0]} "
+            f"and {bad.size - 1} more; the weights are damaged, or the learning rate was too high"
+        )
+    if encoded.labels is None:
+        return {}, logits
+    return metrics.compute(metric_names, model.head.predictions(logits), encoded.labels), logits

@@ -1,0 +1,55 @@
+"""What a run remembers of itself over restarts: evaluations, time."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from adapters_jax.training.step import PerShape
+
+
+class Past(NamedTuple):
+    """What a run remembers besides its state: JSON values that come back with a checkpoint."""
+
+    prng: str
+    seconds: float = 0.0
+    rows: int = 0
+    history: Sequence[dict[str, Any]] = ()
+
+    def with_scores(self, step: int, scores: Mapping[str, float]) -> "Past":
+        return self._replace(history=[*self.history, {"step": step, "metrics": dict(scores)}])
+
+    def best(self, metric: str) -> dict[str, Any]:
+        """The evaluation with the highest score, of equals the earliest."""
+        return max(self.history, key=lambda entry: (entry["metrics"][metric], -entry["step"]))
+
+    def is_stale(self, metric: str, patience: int | None) -> bool:
+        """Whether the last `patience` evaluations brought no improvement."""
+        if patience is None or not self.history:
+            return False
+        return sum(entry["step"] > self.best(metric)["step"] for entry in self.history) >= patience
+
+    def speed(self, steps: int) -> dict[str, float]:
+        seconds = max(self.seconds, 1e-9)
+        return {"steps_per_second": steps / seconds, "rows_per_second": self.rows / seconds}
+
+
+class Clock:
+    """Seconds of training: compilation and what happens while `stopped` do not count."""
+
+    def __init__(self, seconds: float, compiled: PerShape) -> None:
+        self._compiled = compiled
+        self._since = time.perf_counter() - seconds
+        self._pause = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._since - self._compiled.seconds
+
+    def stopped(self) -> "Clock":
+        return self
+
+    def __enter__(self) -> None:
+        self._pause = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._since += time.perf_counter() - self._pause

@@ -1,0 +1,1 @@
+"""Golden vectors: torch oracles that write them, and what both sides need to agree on them."""

@@ -1,0 +1,145 @@
+"""What training jobs share: what is checked early, where to start, what is written down, how it is shown."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import adapters_jax as aj
+from adapters_jax import manifest
+from adapters_jax.bert.backbone import locate, read_config
+from adapters_jax.data import Features, Source, Splits, glue, take
+from adapters_jax.data.named import open_task
+from adapters_jax.errors import AdapterError, ConfigError
+from adapters_jax.training.loop import Report
+from adapters_jax.types import Tree
+from train.flags import Config
+
+
+def load_backbone(config: Config) -> aj.Backbone:
+    """The backbone, once its positions are known to suffice.
+
+    Raises:
+      BackboneError: files that are missing or damaged.
+      ConfigError: `--max-length` above the positions.
+    """
+    flags = config.flags
+    folder, _ = locate(flags.backbone, flags.revision)
+    bert = read_config(folder)
+    limit = bert.max_position_embeddings - config.method.positions(bert)
+    if flags.max_length > limit:
+        raise ConfigError(
+            f"--max-length: expected at most the {limit} positions of {flags.backbone}, got {flags.max_length}"
+        )
+    backbone = aj.load_backbone(flags.backbone, dtype=flags.dtype, revision=flags.revision)
+    assert backbone.tokenizer is not None  # read here, so that one that is missing shows now
+    return backbone
+
+
+def head_for(features: Features) -> Any:
+    """The head that the rows' labels ask for."""
+    return aj.Regression() if features.kind == "regression" else aj.Classification(labels=features.labels)
+
+
+def initialise(config: Config, model: aj.Model, backbone: aj.Backbone) -> Tree:
+    """Fresh parameters, or those of `--init-adapter`, whose head is kept where the labels are the same.
+
+    Raises:
+      AdapterError: the artefact is damaged, of another backbone or of another method.
+    """
+    params = model.init(jax.random.key(config.flags.seed), backbone.params)
+    if config.flags.init_adapter is None:
+        return params
+    other, start = aj.load_adapter(config.flags.init_adapter, backbone)
+    if other.method != model.method:
+        raise AdapterError(
+            f"--init-adapter={config.flags.init_adapter}: expected an adapter of {model.method}, got {other.method}"
+        )
+    head = start["head"] if other.head == model.head else params["head"]
+    return {"backbone": start["backbone"], "adapters": start["adapters"], "head": head}
+
+
+def open_splits(config: Config) -> Splits:
+    """The task's rows; `--train-rows` and `--eval-rows` take fixed samples, the same for every method and seed."""
+    flags = config.flags
+    report = lambda line: print(line, file=sys.stderr)
+    splits = open_task(config.task, flags.data, flags.data_dir, config.cache_dir, report)
+    evals = {suffix: take(source, flags.eval_rows) for suffix, source in splits.evals.items()}
+    return dataclasses.replace(splits, train=take(splits.train, flags.train_rows), evals=evals)
+
+
+def by_split(split: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is named by a set's suffix, by its whole name: "mismatched" -> "dev_mismatched"."""
+    return {f"{split}_{suffix}" if suffix else split: value for suffix, value in values.items()}
+
+
+def write_predictions(folder: Path, head: Any, sets: Mapping[str, Source], logits: Mapping[str, np.ndarray]) -> None:
+    """dev.jsonl, dev_mismatched.jsonl: a line per row."""
+    for name, suffix in by_split("dev", {suffix: suffix for suffix in sets}).items():
+        glue.write_predictions(folder / f"{name}.jsonl", sets[suffix], head.decode(logits[suffix]))
+
+
+def write_submissions(
+    folder: Path, task: str, head: Any, sets: Mapping[str, Source], logits: Mapping[str, np.ndarray]
+) -> None:
+    """MNLI-m.tsv and the like, as the leaderboard takes them."""
+    for suffix, source in sets.items():
+        glue.write_submission(folder, task, suffix, source, head.predictions(logits[suffix]))
+
+
+def result(
+    config: Config,
+    model: aj.Model,
+    backbone: aj.Backbone,
+    metrics: Mapping[str, float],
+    report: Report,
+    truncated: Mapping[str, int],
+) -> dict[str, Any]:
+    """What result.json holds; metrics are fractions, `seconds` those of training alone."""
+    summary = model.summary(backbone.params)
+    return {
+        "task": config.task,
+        "method": config.flags.method,
+        "backbone": {"name": backbone.name, "revision": backbone.revision, "fingerprint": backbone.fingerprint},
+        "seed": config.flags.seed,
+        "metrics": dict(metrics),
+        "truncated": dict(truncated),
+        "kept_step": report.step,
+        "parameters": {
+            "adapter": summary.adapter,
+            "head": summary.head,
+            "backbone_trained": summary.backbone_trained,
+            "trained": summary.trained,
+            "backbone": summary.backbone,
+            "share": summary.share,
+        },
+        "seconds": report.seconds,
+        "steps": report.steps,
+        "steps_per_second": report.steps_per_second,
+        "rows_per_second": report.rows_per_second,
+        "compile_seconds": report.compile_seconds,
+        "versions": manifest.versions(),
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+def show(result: dict[str, Any], folder: Path) -> None:
+    """The result as a table, and where the artefact is."""
+    parameters = result["parameters"]
+    trained = parameters["trained"] - parameters["head"]
+    size = sum(path.stat().st_size for path in (folder / "adapter").iterdir())
+    rows = {name: f"{value:.4f}" for name, value in result["metrics"].items()}
+    rows |= {
+        "trained parameters": f"{trained:,} ({parameters['share']:.1%} of the backbone), head {parameters['head']:,}",
+        "steps": f"{result['steps']:,} in {result['seconds']:.0f} s, {result['steps_per_second']:.1f} a second",
+        "kept": f"step {result['kept_step']:,}",
+        "truncated texts": ", ".join(f"{name} {count:,}" for name, count in result["truncated"].items()),
+        "artefact": f"{folder / 'adapter'} ({size / 1e6:.1f} MB)",
+    }
+    print(f"\n{result['task']}, {result['method']}, {result['backbone']['name']}, seed {result['seed']}")
+    for name, value in rows.items():
+        print(f"  {name:20} {value}")

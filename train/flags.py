@@ -1,0 +1,200 @@
+"""What a training job can be told, and the one resolved configuration that comes of it.
+
+A value comes from the command line, else the last `--config` file that names it, else the table of task and method,
+else the method's recipe. Nothing here imports JAX until a method is asked for: `--help` stays fast.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from adapters_jax.data.glue import DEFAULT_CACHE
+from adapters_jax.data.named import TOY, task_recipe
+from adapters_jax.data.tasks import TASKS
+from adapters_jax.errors import ConfigError, unknown
+from adapters_jax.flags import fill, merge, print_help, read_argv
+
+Recipe = tyro.conf.arg(help_behavior_hint="(default: the recipe's)", metavar="VALUE")
+Unset = tyro.conf.arg(help_behavior_hint="", metavar="VALUE")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What a training job can be told. None stands for "not given" and is filled by `resolve`."""
+
+    task: Annotated[str | None, Unset] = None
+    """cola sst2 mrpc stsb qqp mnli qnli rte wnli; not needed with --data=toy."""
+    method: str = "houlsby"
+    """The published method; `--method=NAME --help` lists its own flags, --method.bottleneck and so on."""
+    backbone: str = "bert-base-uncased"
+    """A hub id, a local folder, or `minilm` (the installed demo weights)."""
+    revision: Annotated[str | None, Unset] = None
+    """Commit, tag or branch of a hub id."""
+    data: Literal["auto", "tfds", "files", "toy"] = "auto"
+    """A prepared TFDS set, the official files, the built-in generated task, or the first of the first two found."""
+    data_dir: Annotated[str | None, Unset] = None
+    """Folder of the GLUE files or of TFDS; if given it must hold the task, nothing is fetched."""
+    cache_dir: Annotated[str | None, Unset] = None
+    """Where fetched archives and tokenised texts are kept (default: ~/.cache/adapters_jax)."""
+    out_dir: Annotated[str | None, Unset] = None
+    """The run folder (default: runs/TASK-METHOD-SEED). Starting again in it resumes."""
+    train_rows: Annotated[int | None, Unset] = None
+    """Train on a fixed sample of so many rows, the same for every method."""
+    eval_rows: Annotated[int | None, Unset] = None
+    """Evaluate on a fixed sample of so many rows."""
+    epochs: Annotated[float | None, Recipe] = None
+    """Passes over the training rows."""
+    steps: Annotated[int | None, Unset] = None
+    """Optimiser steps, in place of epochs."""
+    batch_size: Annotated[int | None, Recipe] = None
+    """Rows of one optimiser step."""
+    eval_batch_size: int = 64
+    """Rows of one evaluation step."""
+    accumulate: int = 1
+    """Split each step's rows into so many parts, one after the other, to save memory."""
+    optimizer: Annotated[str | None, Recipe] = None
+    """adamw, adam_no_bias_correction or adafactor."""
+    lr: Annotated[float | None, Recipe] = None
+    """Highest learning rate."""
+    warmup: Annotated[float | None, Recipe] = None
+    """Share of the steps in which the rate rises."""
+    schedule: Annotated[Literal["linear", "constant"] | None, Recipe] = None
+    """What the rate does after the warm-up: linear (down to 0) or constant."""
+    weight_decay: Annotated[float | None, Recipe] = None
+    """Decoupled decay of trained leaves, but for LayerNorms and biases."""
+    clip_norm: Annotated[float | None, Recipe] = None
+    """Highest norm of the trained leaves' gradient."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+    max_length: int = 128
+    """Tokens of a text or pair; longer ones are cut and counted."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which the backbone is stored and computed; trained leaves stay float32."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again, to save memory."""
+    save_every: int = 500
+    """Steps between checkpoints; a new best step and the last one are saved in any case."""
+    eval_every: Annotated[int | None, Unset] = None
+    """Steps between evaluations (default: an epoch)."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    keep: Literal["best", "last"] = "best"
+    """Which evaluated step becomes the artefact."""
+    early_stop: Annotated[int | None, Unset] = None
+    """Stop after so many evaluations without a better score."""
+    init_adapter: Annotated[str | None, Unset] = None
+    """Start from this artefact's adapters (and its head, where the labels agree)."""
+    tensorboard: bool = False
+    """Also write TensorBoard files (needs tensorboardX)."""
+    overwrite: bool = False
+    """Start anew in a run folder that exists."""
+    config: Annotated[str | None, Unset] = None
+    """A YAML file of these flags; may be given several times, later ones win."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A resolved job: every flag explicit, and the method that `--method.*` filled."""
+
+    flags: Flags
+    method: Any
+
+    @property
+    def task(self) -> str:
+        return str(self.flags.task)
+
+    @property
+    def out_dir(self) -> Path:
+        return Path(str(self.flags.out_dir))
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.flags.cache_dir or DEFAULT_CACHE).expanduser()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.yaml holds: `--config` of it repeats the run. Places are left out: a run folder may be moved."""
+        flags = {k: v for k, v in dataclasses.asdict(self.flags).items() if v is not None}
+        for other in ("config", "overwrite", "out_dir", "cache_dir"):
+            flags.pop(other, None)
+        return {**flags, "method": {"name": self.flags.method, **self.method.to_dict()}}
+
+
+def parse(argv: Sequence[str] | None = None, prog: str = "python -m train.glue", description: str = "") -> Config:
+    """The flags as given, in their types, with the method they choose; not yet resolved.
+
+    Raises:
+      ConfigError: an unknown flag, method or YAML key, or a value of the wrong type.
+      SystemExit: after `--help`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    wants_help = bool({"-h", "--help"} & set(argv))
+    given = merge(read_argv([token for token in argv if token not in ("-h", "--help")]))
+    if wants_help:
+        print_help(Flags, prog, description)
+        if "method" in given and given["method"].value:
+            print_help(method_class(given["method"].value), prog, prefix="method.")
+        raise SystemExit(0)
+    of_method = {name: g for name, g in given.items() if name.startswith("method.")}
+    flags = fill(Flags, {name: g for name, g in given.items() if name not in of_method})
+    return Config(flags, fill(method_class(flags.method), of_method, prefix="method."))
+
+
+def method_class(name: str) -> type:
+    """The dataclass of a published method. The first import of JAX happens here."""
+    from adapters_jax.methods import METHODS
+
+    if name not in METHODS:
+        raise ConfigError(unknown("method", name, METHODS))
+    return METHODS[name]
+
+
+RECIPE = ("optimizer", "lr", "epochs", "warmup", "schedule", "weight_decay", "clip_norm", "batch_size")
+"""What the table of task and method, or else the method's recipe, says where flags and YAML do not."""
+
+
+def resolve(config: Config) -> Config:
+    """Every value made explicit and checked, before anything is read, loaded or compiled.
+
+    Raises:
+      ConfigError: an unknown or missing task, or a value out of range.
+    """
+    flags = config.flags
+    task = task_name(flags)
+    table = task_recipe(task, flags.method)
+    values = {name: table.get(name, getattr(config.method.recipe, name)) for name in RECIPE}
+    values = {name: value if getattr(flags, name) is None else getattr(flags, name) for name, value in values.items()}
+    if flags.steps is not None:
+        values["epochs"] = None
+    for name in ("train_rows", "eval_rows"):
+        rows = getattr(flags, name)
+        if rows is not None and rows < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {rows}; leave it out for all rows")
+    out_dir = flags.out_dir or f"runs/{task}-{flags.method}-{flags.seed}"
+    resolved = dataclasses.replace(flags, **values, task=task, out_dir=out_dir)
+    settings(resolved)
+    return dataclasses.replace(config, flags=resolved)
+
+
+def task_name(flags: Flags) -> str:
+    """The task, known to exist: one of GLUE's, or "toy" with --data=toy."""
+    if flags.data == "toy":
+        if flags.task not in (None, TOY):
+            raise ConfigError(f"--data=toy is a task of its own: expected no --task, got {flags.task!r}")
+        return TOY
+    if flags.task is None:
+        raise ConfigError(f"--task: expected one of {', '.join(TASKS)}, got nothing (or give --data=toy)")
+    if flags.task not in TASKS:
+        raise ConfigError(unknown("task", flags.task, TASKS))
+    return flags.task
+
+
+def settings(flags: Flags) -> Any:
+    """The library's settings of a training run, which checks their ranges."""
+    from adapters_jax.training.settings import Settings
+
+    names = [field.name for field in dataclasses.fields(Settings)]
+    return Settings(**{name: getattr(flags, name) for name in names})
