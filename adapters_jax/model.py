@@ -107,7 +107,10 @@ class Model:
             key: of the step, for dropout; None for none.
             hidden_states: return every layer's output too.
         """
-        adapters = self.method.expand(params["adapters"], None if key is None else trees.fold_path(key, "expand"))
+        places = (
+            {} if key is None else dict(zip(("expand", "head"), trees.site_keys(key, ("expand", "head")), strict=True))
+        )
+        adapters = self.method.expand(params["adapters"], places.get("expand"))
         outer = {s: m for s, m in self.method.modules(self.config, 0).items() if s not in LAYER_ARGUMENTS}
         encoded = encode(
             params["backbone"],
@@ -123,7 +126,7 @@ class Model:
             scan=self.scan_layers,
             hidden_states=hidden_states,
         )
-        logits, pooled = self.head(params["head"], params["backbone"], encoded.hidden, key)
+        logits, pooled = self.head(params["head"], params["backbone"], encoded.hidden, places.get("head"))
         return Output(logits, encoded.hidden, pooled, encoded.hidden_states if hidden_states else (), encoded.aux)
 
     def loss(self, params: Tree, batch: Batch, key: Key | None = None) -> tuple[Float[Array, ""], Float[Array, ""]]:

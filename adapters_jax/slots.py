@@ -21,7 +21,6 @@ from typing import Any
 
 from flax import linen as nn
 
-from adapters_jax.trees import fold_path
 from adapters_jax.types import Array, Hidden, Ids, Key, Mask, Tree
 
 PROJECT = ("query", "key", "value", "attn_out", "ffn_in", "ffn_out")
@@ -56,14 +55,14 @@ class Slots:
 
     Attributes:
         modules, params: by slot; a module without parameters needs no entry in `params`.
-        key: the dropout key of this place in the network, or None outside training.
+        keys: dropout keys by slot and by place in the backbone; empty outside training.
         ctx: passed on to every module.
         aux: filled with what modules sow, by slot.
     """
 
     modules: Modules
     params: Tree
-    key: Key | None
+    keys: Mapping[str, Key]
     ctx: Context
     aux: dict[str, Tree] = dataclasses.field(default_factory=dict)
 
@@ -71,7 +70,7 @@ class Slots:
         module = self.modules.get(slot)
         if module is None:
             return plain(*args)
-        rngs = {} if self.key is None else {"dropout": fold_path(self.key, slot)}
+        rngs = {"dropout": self.keys[slot]} if slot in self.keys else {}
         result, sown = module.apply({"params": self.params.get(slot, {})}, *args, self.ctx, rngs=rngs, mutable=["aux"])
         self.aux.update({slot: sown["aux"]} if sown.get("aux") else {})
         return result

@@ -8,7 +8,7 @@ layer's leaf carries its own number whatever the runs (`backbone/encoder/3/query
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -112,6 +112,11 @@ def fold_path(key: Key, *path: str | int | jax.Array) -> Key:
     for part in path:
         key = jax.random.fold_in(key, zlib.crc32(part.encode()) if isinstance(part, str) else part)
     return key
+
+
+def site_keys(key: Key, sites: Sequence[str]) -> jax.Array:
+    """A key for each place by its path, as one array: drawn together, since each draw by itself is slow to compile."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, np.array([zlib.crc32(s.encode()) for s in sites], np.uint32))
 
 
 def runs(encoder: Tree, num_layers: int) -> Iterator[tuple[int, int, Tree]]:

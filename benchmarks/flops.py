@@ -18,7 +18,8 @@ import adapters_jax as aj
 from adapters_jax import optim, trees
 from adapters_jax.bert import weights
 from adapters_jax.methods import Method
-from adapters_jax.training.step import State, make_train_step
+from adapters_jax.training.prng import platform_default
+from adapters_jax.training.step import dropout_key, init_state, make_train_step
 from benchmarks import report
 
 
@@ -48,11 +49,10 @@ def step_flops(model: aj.Model, rows: int, length: int) -> tuple[float, float]:
     params = model.abstract(weights.abstract(model.config))
     labels = model.labels(params)
     trained, frozen = trees.split(params, labels)
-    tx, schedule = optimizer()
+    tx, _ = optimizer()
     tx = aj.freeze(tx, labels)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    state = State(trained, jax.eval_shape(tx.init, trained), count, count)
-    step = make_train_step(model, tx, schedule, seed=0, impl="threefry2x32")
+    state = jax.eval_shape(lambda trained: init_state(trained, tx), trained)
+    step = make_train_step(model, tx, impl=platform_default())
     return flops(step, state, frozen, batch_shapes(rows, length))
 
 
@@ -61,7 +61,7 @@ def adapters_only_flops(model: aj.Model, rows: int, length: int) -> tuple[float,
     params = model.abstract(weights.abstract(model.config))
     trained, frozen = trees.split(params, model.labels(params))
     tx, _ = optimizer()
-    key = jax.random.key(0, impl="threefry2x32")
+    key = dropout_key(0, platform_default(), 0, 0)
 
     def step(trained, opt_state, frozen, batch):
         def loss(trained):
@@ -79,7 +79,7 @@ def full_tree_flops(model: aj.Model, rows: int, length: int) -> tuple[float, flo
     """Of a user's own loop over the full tree, where only `aj.freeze` knows what is frozen."""
     params = model.abstract(weights.abstract(model.config))
     tx = aj.freeze(optimizer()[0], model.labels(params))
-    key = jax.random.key(0, impl="threefry2x32")
+    key = dropout_key(0, platform_default(), 0, 0)
 
     def step(params, opt_state, batch):
         def loss(params):

@@ -28,7 +28,8 @@ from adapters_jax.data import take
 from adapters_jax.data.batches import Batches
 from adapters_jax.data.glue import find_data
 from adapters_jax.data.tokenize import Encoded, encode
-from adapters_jax.training.step import PerShape, init_state, make_train_step, prng_impl
+from adapters_jax.training.prng import platform_default
+from adapters_jax.training.step import PerShape, init_state, make_train_step
 from benchmarks import report
 
 FULL = {"minilm 32 x 128": ("minilm", 32, 128), "BERT-base 8 x 128": ("base", 8, 128)}
@@ -52,14 +53,14 @@ class Jax:
         model = aj.Model(config, aj.Houlsby(bottleneck=BOTTLENECK), aj.Classification(num_labels=LABELS))
         params = model.init(jax.random.key(0), params)
         labels = model.labels(params)
-        tx, schedule = optim.make_optimizer(
+        tx, _ = optim.make_optimizer(
             "adamw", lr=LR, total_steps=10**6, warmup=0.0, schedule="constant", weight_decay=0.01, clip_norm=1.0
         )
         tx = aj.freeze(tx, labels)
         trained, frozen = trees.split(params, labels)
         self.trained = trees.count(trained)
         self.frozen, self.state = jax.device_put(frozen), init_state(trained, tx)
-        self.step = PerShape(make_train_step(model, tx, schedule, seed=0, impl=prng_impl()), donate=(0,))
+        self.step = PerShape(make_train_step(model, tx, impl=platform_default()), donate=(0,))
 
     def run(self, batches: Sequence[dict[str, np.ndarray]]) -> float:
         """Seconds for one step per batch."""

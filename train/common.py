@@ -1,6 +1,7 @@
 """What training jobs share: what is checked early, where to start, what is written down, how it is shown."""
 
 import dataclasses
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,17 @@ def load_backbone(config: Config) -> aj.Backbone:
     backbone = aj.load_backbone(flags.backbone, dtype=flags.dtype, revision=flags.revision)
     assert backbone.tokenizer is not None  # read here, so that one that is missing shows now
     return backbone
+
+
+def keep_programs(folder: Path) -> None:
+    """Compiled steps go to disk, so that a resumed run, another seed or another rate need not compile them again.
+
+    By host name, since a program compiled for one machine's processor may not run on another's.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "programs" / platform.node()))
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def head_for(features: Features) -> Any:

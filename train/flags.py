@@ -39,7 +39,7 @@ class Flags:
     data_dir: Annotated[str | None, Unset] = None
     """Folder of the GLUE files or of TFDS; if given it must hold the task, nothing is fetched."""
     cache_dir: Annotated[str | None, Unset] = None
-    """Where fetched archives and tokenised texts are kept (default: ~/.cache/adapters_jax)."""
+    """Where fetched archives, token ids and compiled programs are kept (default: ~/.cache/adapters_jax)."""
     out_dir: Annotated[str | None, Unset] = None
     """The run folder (default: runs/TASK-METHOD-SEED). Starting again in it resumes."""
     train_rows: Annotated[int | None, Unset] = None

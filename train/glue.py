@@ -36,6 +36,7 @@ def run(config: flags.Config) -> None:
         print(f"{out_dir}: already finished; --overwrite starts anew")
         return common.show(result, out_dir)
 
+    common.keep_programs(config.cache_dir)
     # All that can be wrong with what was given shows before the folder is touched.
     backbone = common.load_backbone(config)
     splits = common.open_splits(config)

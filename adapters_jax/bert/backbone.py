@@ -65,7 +65,7 @@ class Backbone:
             raise BackboneError(f"{self.folder}: the tokenizer's files cannot be read ({reason})") from error
         if not tokenizer.is_fast or len(tokenizer) > self.config.vocab_size:
             raise BackboneError(
-                f"{self.folder}: expected a fast tokenizer of at most {self.config.vocab_size} entries, the embeddings', "
+                f"{self.folder}: expected a fast tokenizer of at most {self.config.vocab_size} entries (embeddings), "
                 f"got {type(tokenizer).__name__} of {len(tokenizer)}"
             )
         return tokenizer

@@ -50,13 +50,13 @@ def embeddings(params: Tree, config: BertConfig, batch: Batch, first: int, slots
         types = jnp.zeros_like(ids) if types is None else types
         kinds = params["types"][jnp.pad(types, ((0, 0), (added, 0)))]
         x = Norm(params["norm"], config.layer_norm_eps)(words + positions[None].astype(dtype) + kinds.astype(dtype))
-        x = dropout(x, config.hidden_dropout_prob, slots.key, "embeddings")
+        x = dropout(x, config.hidden_dropout_prob, slots.keys.get("embeddings"))
         return slots.embed("encoder", x, mask)
 
 
 def layer(p: Tree, config: BertConfig, h: Hidden, mask: Mask, slots: Slots) -> Hidden:
     """One post-LayerNorm BERT layer (Devlin et al., 2019), every slot called."""
-    key, hidden_rate = slots.key, config.hidden_dropout_prob
+    keys, hidden_rate = slots.keys, config.hidden_dropout_prob
     norm = lambda name: Norm(p[name], config.layer_norm_eps)
     project = lambda name, x: slots.project(name, x, Dense(p[name]))
     heads = lambda x: x.reshape(*x.shape[:-1], config.num_attention_heads, config.head_width)
@@ -64,12 +64,12 @@ def layer(p: Tree, config: BertConfig, h: Hidden, mask: Mask, slots: Slots) -> H
     with jax.named_scope("attention"):
         q, k, v = (heads(project(name, h)) for name in ("query", "key", "value"))
         k, v, seen = slots.key_value(k, v, mask)
-        mixed = attend(q, k, v, seen, config.attention_probs_dropout_prob, key).reshape(h.shape)
-        y = dropout(project("attn_out", mixed), hidden_rate, key, "attn_out")
+        mixed = attend(q, k, v, seen, config.attention_probs_dropout_prob, keys.get("attend")).reshape(h.shape)
+        y = dropout(project("attn_out", mixed), hidden_rate, keys.get("attn_dropout"))
         h = slots.merge("attn_merge", y, h, norm("attn_norm"))
     with jax.named_scope("feed_forward"):
         wide = ACTIVATIONS[config.hidden_act](project("ffn_in", h))
-        y = dropout(project("ffn_out", wide), hidden_rate, key, "ffn_out")
+        y = dropout(project("ffn_out", wide), hidden_rate, keys.get("ffn_dropout"))
         return slots.merge("ffn_merge", y, h, norm("ffn_norm"))
 
 
@@ -106,7 +106,9 @@ def encode(
     ids = batch["input_ids"]
     mask = jnp.ones(ids.shape, bool) if batch.get("mask") is None else batch["mask"].astype(bool)
     ctx = Context(ids, mask, jnp.zeros((*ids.shape, config.hidden_size), dtype), config.num_hidden_layers)
-    around = Slots(outer, adapters, None if key is None else trees.fold_path(key, "outer"), ctx)
+    sites = ("embeddings", *outer)
+    keys = {} if key is None else dict(zip(sites, trees.site_keys(key, sites), strict=True))
+    around = Slots(outer, adapters, keys, ctx)
     x, mask = embeddings(backbone["embeddings"], config, batch, first_position, around, jnp.dtype(dtype))
     keep = hidden_states or "output" in outer
 
@@ -140,17 +142,22 @@ def _run(
     layers = config.num_hidden_layers
     weights = trees.cut(backbone["encoder"], layers, segment.start, segment.stop)
     own = trees.cut(adapters.get("encoder", {}), layers, segment.start, segment.stop)
-    numbers = jnp.arange(segment.start, segment.stop)
+    numbers = range(segment.start, segment.stop)
+    sites = ("attend", "attn_dropout", "ffn_dropout", *segment.modules)
+    drawn = key if key is None else trees.site_keys(key, [f"encoder/{i}/{site}" for i in numbers for site in sites])
+    keys = drawn if drawn is None else drawn.reshape(len(numbers), len(sites))
 
     def body(h: Hidden, xs: tuple) -> tuple:
-        p, a, number = xs
-        place = None if key is None else trees.fold_path(key, "encoder", number)
-        slots = Slots(segment.modules, a, place, dataclasses.replace(ctx, hidden=h, layer=number))
+        p, a, number, keys = xs
+        places = {} if keys is None else dict(zip(sites, keys, strict=True))
+        slots = Slots(segment.modules, a, places, dataclasses.replace(ctx, hidden=h, layer=number))
         h = layer(p, config, h, mask, slots)
         return h, (h if keep else None, slots.aux)
 
     body = _remat(body, remat)
-    return jax.lax.scan(body, x, (weights, own, numbers), unroll=1 if scan else segment.stop - segment.start)
+    return jax.lax.scan(
+        body, x, (weights, own, jnp.array(numbers), keys), unroll=1 if scan else segment.stop - segment.start
+    )
 
 
 def _remat(body: Callable, name: str) -> Callable:

@@ -61,7 +61,7 @@ class Head(abc.ABC):
         """(logits [b c] in float32, pooled [b d])."""
         with jax.named_scope("head"):
             pooled = pool(params["pooler"] if "pooler" in params else backbone["pooler"], hidden)
-            seen = dropout(pooled, self.dropout, key, "head").astype(jnp.float32)
+            seen = dropout(pooled, self.dropout, key).astype(jnp.float32)
             return Dense(params["classifier"])(seen), pooled
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from adapters_jax.data.source import as_source
 from adapters_jax.data.tokenize import encode
 from adapters_jax.errors import ConfigError, DataError
 from adapters_jax.training.evaluate import evaluate
-from adapters_jax.training.step import PerShape, make_eval_step
 
 Text = Any
 """A text, or a pair of texts; others are refused with the place, so they are not ruled out by the type."""
@@ -43,7 +42,6 @@ class Predictor:
         self.model = model
         self.params = jax.device_put(params)
         self.tokenizer = backbone.tokenizer
-        self.step = PerShape(make_eval_step(model))
         self.max_length = max_length
         self.batch_size = batch_size
         self.truncated = 0
@@ -65,7 +63,7 @@ class Predictor:
             return np.zeros((0, self.model.head.width), np.float32)
         encoded = encode(as_source(_rows(texts)), self.tokenizer, self.max_length)
         self.truncated += encoded.truncated
-        return evaluate(self.model, self.params, encoded, (), self.batch_size, forward=self.step)[1]
+        return evaluate(self.model, self.params, encoded, (), self.batch_size)[1]
 
     def stream(self, texts: Iterable[Text], chunk: int | None = None) -> Iterator[dict[str, Any]]:
         """The same one by one, for inputs of any length: `chunk` texts are held at a time (16 batches)."""

@@ -1,6 +1,6 @@
 """Scores over every row of a set, exactly once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from adapters_jax import metrics
 from adapters_jax.data.batches import eval_batches
 from adapters_jax.errors import TrainingError
-from adapters_jax.training.step import PerShape, make_eval_step
+from adapters_jax.training.step import eval_step
 from adapters_jax.types import Tree
 
 INPUTS = ("input_ids", "token_type_ids", "mask")
@@ -21,8 +21,6 @@ def evaluate(
     encoded: Any,
     metric_names: Sequence[str],
     batch_size: int = 64,
-    *,
-    forward: Callable[[Tree, Any], Any] | None = None,
 ) -> tuple[dict[str, float], np.ndarray]:
     """(metrics as fractions, logits [n c] float32 in the order of the rows).
 
@@ -32,12 +30,11 @@ def evaluate(
         encoded: encoded rows; with no labels there are no metrics.
         metric_names: of `adapters_jax.metrics`.
         batch_size: changes speed and memory only.
-        forward: a compiled (params, batch) -> logits to use again; default compiles one.
 
     Raises:
         TrainingError: a row's logits are not finite.
     """
-    forward = forward or PerShape(make_eval_step(model))
+    forward = eval_step(model)
     pending = []
     for ids, batch in eval_batches(encoded, batch_size):
         pending.append((ids, forward(params, {name: batch[name] for name in INPUTS})))

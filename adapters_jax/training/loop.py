@@ -23,9 +23,10 @@ from adapters_jax.training.log import Logger
 from adapters_jax.training.memory import InMemory
 from adapters_jax.training.past import Clock, Past
 from adapters_jax.training.preemption import Preempted, Preemption
+from adapters_jax.training.prng import platform_default
 from adapters_jax.training.run import refuse_another
 from adapters_jax.training.settings import Settings
-from adapters_jax.training.step import PerShape, State, init_state, make_eval_step, make_train_step, prng_impl
+from adapters_jax.training.step import PerShape, State, eval_step, init_state, make_train_step
 from adapters_jax.types import Tree
 
 METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
@@ -136,23 +137,24 @@ def fit(
     tx = optim.freeze(model.method.transform(tx, total), labels)
     trained, frozen = trees.split(params, labels)
     frozen = jax.device_put(frozen)
-    state = init_state(trained, tx)
+    state = init_state(trained, tx, settings.seed)
 
     logger = Logger(total, folder, tensorboard=tensorboard, quiet=quiet)
     keep_best = settings.keep == "best"
     store = InMemory() if folder is None else Checkpoints(folder / "checkpoints", keep_best, warn=logger.say)
     identity = _identity(model, backbone, settings, total, rows)
-    past = Past(prng=prng_impl())
+    past = Past(prng=platform_default())
     step = 0
     if (restored := store.restore(state)) is not None:
         refuse_another(store.folder, restored.extra["run"], identity)
         step, state, past = restored.step, restored.state, Past(**restored.extra["past"])
 
     train_step = PerShape(
-        make_train_step(model, tx, schedule, seed=settings.seed, impl=past.prng, accumulate=settings.accumulate),
+        make_train_step(model, tx, impl=past.prng, accumulate=settings.accumulate),
         donate=(0,),
     )
-    eval_step = PerShape(make_eval_step(model))
+    forward = eval_step(model)
+    before = forward.seconds, forward.compilations
     clock = Clock(past.seconds, train_step)
     with logger, store, Preemption(folder is not None) as preemption:
         logger.say(str(model.summary(backbone.params)))
@@ -174,13 +176,13 @@ def fit(
                 raise _not_finite(state, store, past, identity, schedule)
             past = past._replace(seconds=clock.seconds)
             if logging:
-                values = {name: float(measured[name]) for name in ("loss", "lr", "grad_norm")}
+                values = {name: float(value) for name, value in measured.items()} | {"lr": schedule(step - 1)}
                 logger.train(step, values | {"rows_per_second": past.speed(step)["rows_per_second"]})
             scores = None
             with clock.stopped():
                 if evaluating:
                     whole = trees.join(state.trained, frozen)
-                    scores, _ = evaluate(model, whole, dev_rows, names, settings.eval_batch_size, forward=eval_step)
+                    scores, _ = evaluate(model, whole, dev_rows, names, settings.eval_batch_size)
                     logger.evaluation(step, scores)
                     past = past.with_scores(step, scores)
                     improved = past.best(best_metric)["step"] == step
@@ -202,8 +204,8 @@ def fit(
         steps=step,
         seconds=past.seconds,
         **past.speed(step),
-        compile_seconds=train_step.seconds + eval_step.seconds,
-        compilations=train_step.compilations + eval_step.compilations,
+        compile_seconds=train_step.seconds + forward.seconds - before[0],
+        compilations=train_step.compilations + forward.compilations - before[1],
         truncated=(rows.truncated, 0 if dev_rows is None else dev_rows.truncated),
         prng=past.prng,
     )
@@ -262,7 +264,7 @@ def _not_finite(state: State, store: Any, past: Past, identity: dict[str, Any], 
     if (store.latest() or 0) < bad - 1:
         store.save(bad - 1, good, None, None, {"run": identity, "past": past._asdict()})
     return TrainingError(
-        f"step {bad}: the loss or its gradient is not finite (learning rate {float(schedule(bad - 1)):.3g}); "
+        f"step {bad}: the loss or its gradient is not finite (learning rate {schedule(bad - 1):.3g}); "
         f"the state of step {bad - 1} is kept; choose a lower lr or a longer warmup"
     )
 

@@ -9,7 +9,6 @@ import numpy as np
 from adapters_jax.data.source import Source
 from adapters_jax.data.tokenize import encode
 from adapters_jax.training.evaluate import evaluate
-from adapters_jax.training.step import PerShape, make_eval_step
 from adapters_jax.types import Tree
 
 
@@ -47,11 +46,10 @@ def score(
         batch_size: changes speed and memory only.
         cache_dir: where token ids are kept.
     """
-    forward = PerShape(make_eval_step(model))
     found = Scores({}, {}, {})
     for suffix, source in sets.items():
         rows = encode(source, backbone.tokenizer, max_length, cache_dir)
-        values, found.logits[suffix] = evaluate(model, params, rows, metrics, batch_size, forward=forward)
+        values, found.logits[suffix] = evaluate(model, params, rows, metrics, batch_size)
         found.metrics.update({f"{name}_{suffix}" if suffix else name: value for name, value in values.items()})
         found.truncated[suffix] = rows.truncated
     return found

@@ -1,15 +1,16 @@
 """One training step as a pure function of (state, frozen leaves, batch), and its compilation per batch shape."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from adapters_jax import optim, trees
+from adapters_jax.training.prng import IMPLEMENTATIONS
 from adapters_jax.types import Batch, Key, Tree
 
 
@@ -18,41 +19,38 @@ class State(NamedTuple):
 
     `trained` is the tree of parameters with holes where leaves are frozen; `step` counts the steps taken; `bad_step` is
     the first step whose loss, gradient or result was not finite (0: none). From that step on the state stays as it was
-    before, so a state is always fit to be saved.
+    before, so a state is always fit to be saved. `seed` is that of dropout; it is data, like the optimiser's learning
+    rate, so that one compiled step serves all seeds and rates.
     """
 
     trained: Tree
     opt_state: Any
     step: jax.Array
     bad_step: jax.Array
+    seed: jax.Array
 
 
-def init_state(trained: Tree, tx: optax.GradientTransformation) -> State:
+def init_state(trained: Tree, tx: optax.GradientTransformation, seed: int = 0) -> State:
     """The state before the first step; copies the leaves, since a step gives its input's memory to its output."""
     trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
-    return State(trained, tx.init(trained), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    # One array each: a donated buffer may stand for one leaf only.
+    step, bad_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    return State(trained, tx.init(trained), step, bad_step, jnp.asarray(seed, jnp.uint32))
 
 
-def prng_impl() -> str:
-    """The pseudo-random generator for dropout: threefry is the faster one on CPUs, rbg on TPUs and GPUs."""
-    return "threefry2x32" if jax.default_backend() == "cpu" else "rbg"
-
-
-def dropout_key(seed: int, impl: str, step: Any, part: Any) -> Key:
+def dropout_key(seed: Any, impl: str, step: Any, part: Any) -> Key:
     """The key of one part of one step's batch: nothing to store, nothing to restore."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl=impl), step), part)
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl=IMPLEMENTATIONS[impl]), step), part)
 
 
 def make_train_step(
     model: Any,
     tx: optax.GradientTransformation,
-    schedule: Callable[[Any], Any],
     *,
-    seed: int,
     impl: str,
     accumulate: int = 1,
 ) -> Callable[[State, Tree, Batch], tuple[State, dict[str, jax.Array]]]:
-    r"""The function (state, frozen, batch) -> (state, {"loss", "grad_norm", "lr"}), not yet compiled.
+    r"""The function (state, frozen, batch) -> (state, {"loss", "grad_norm"}), not yet compiled.
 
     The loss is $\sum_i w_i \ell_i / \sum_i w_i + penalty$ in float32 over the rows i of the batch; differentiated are
     the trained leaves alone.
@@ -60,9 +58,7 @@ def make_train_step(
     Args:
         model: has loss(params, batch, key) -> (weighted sum of the rows' losses, sum of weights), penalty(params).
         tx: the optimiser over trees with holes.
-        schedule: steps taken -> learning rate, for the log.
-        seed: of dropout.
-        impl: the generator of dropout's keys, see `prng_impl`.
+        impl: a key of `prng.IMPLEMENTATIONS`.
         accumulate: parts of a batch that go through the model one after the other; each draws its own dropout.
     """
 
@@ -74,7 +70,7 @@ def make_train_step(
         total = jnp.maximum(jnp.sum(batch["weight"]), 1e-9)
 
         def part(index: Any, rows: Batch) -> tuple[jax.Array, Tree]:
-            key = dropout_key(seed, impl, state.step, index)
+            key = dropout_key(state.seed, impl, state.step, index)
             return jax.value_and_grad(part_loss)(state.trained, frozen, rows, total, key)
 
         if accumulate == 1:
@@ -97,31 +93,22 @@ def make_train_step(
         for leaf in jax.tree.leaves(trained):
             finite &= jnp.all(jnp.isfinite(leaf))
         bad_step = jnp.where((state.bad_step == 0) & ~finite, state.step + 1, state.bad_step)
-        taken = State(trained, opt_state, state.step + 1, bad_step)
+        taken = State(trained, opt_state, state.step + 1, bad_step, state.seed)
         kept = state._replace(bad_step=bad_step)
         good = bad_step == 0
-        measured = {"loss": loss, "grad_norm": norm, "lr": jnp.asarray(schedule(state.step), jnp.float32)}
+        measured = {"loss": loss, "grad_norm": norm}
         return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, kept), measured
 
     return step
 
 
-def make_eval_step(model: Any) -> Callable[[Tree, Batch], jax.Array]:
-    """The function (params, batch) -> logits [b c] in float32, without dropout, not yet compiled."""
-
-    def step(params: Tree, batch: Batch) -> jax.Array:
-        return model.apply(params, batch).logits.astype(jnp.float32)
-
-    return step
-
-
 class PerShape:
-    """A function (..., batch) compiled ahead of time, once per shape of the batch.
+    """A function compiled ahead of time, once per shapes and types of its arguments.
 
     `compilations` and `seconds` (tracing and compiling) count what that took.
 
     Args:
-        function: pure; its last argument is a batch.
+        function: pure.
         donate: positions of arguments whose memory the results may take.
     """
 
@@ -135,10 +122,21 @@ class PerShape:
         return len(self._compiled)
 
     def __call__(self, *args: Any) -> Any:
-        shapes = tuple((name, np.shape(leaf)) for name, leaf in sorted(args[-1].items()))
+        leaves, structure = jax.tree.flatten(args)
+        shapes = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if shapes not in self._compiled:
             jax.block_until_ready(args)  # else the seconds would count steps that are still being computed
             start = time.perf_counter()
             self._compiled[shapes] = self._jitted.lower(*args).compile()
             self.seconds += time.perf_counter() - start
         return self._compiled[shapes](*args)
+
+
+@functools.lru_cache(maxsize=16)
+def eval_step(model: Any) -> PerShape:
+    """(params, batch) -> logits [b c] in float32, without dropout; compiled for all who ask for the same model."""
+
+    def step(params: Tree, batch: Batch) -> jax.Array:
+        return model.apply(params, batch).logits.astype(jnp.float32)
+
+    return PerShape(step)

@@ -9,6 +9,7 @@ import pytest
 import adapters_jax as aj
 from adapters_jax import testing
 from adapters_jax.errors import ConfigError, DataError
+from adapters_jax.training.step import eval_step
 
 TEXTS = [f"the {word} is {'not ' * n}good" for n, word in enumerate(["cat", "dog", "man", "woman", "cat"] * 3)]
 LABELS = ("no", "yes", "maybe")
@@ -44,10 +45,10 @@ def test_pairs_and_texts_differ(tuned, backbone):
 def test_few_shapes_are_compiled_whatever_the_number_of_texts(tuned, backbone):
     predictor = aj.Predictor(*tuned, backbone, max_length=32, batch_size=4)
     predictor(TEXTS)
-    warm = predictor.step.compilations
+    warm = eval_step(predictor.model).compilations
     predictor(TEXTS * 3)
     predictor(TEXTS[:1])
-    assert predictor.step.compilations == warm
+    assert eval_step(predictor.model).compilations == warm
 
 
 def test_long_texts_are_cut_and_counted(tuned, backbone):

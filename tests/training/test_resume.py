@@ -27,6 +27,7 @@ from tests.training.tiny_job import log_of, run_in_process
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_stopped_after_every_single_step(job, finished, tmp_path, monkeypatch):
     make_batch = loop.make_batch
 
