@@ -223,6 +223,8 @@ def _write(target: Path, flat: Mapping[str, np.ndarray], content: Mapping[str, A
                 f"{target}: expected a new or empty folder or an adapter to replace, found {', '.join(strangers[:3])}; "
                 "choose another folder"
             )
+        if old.exists() and not target.exists():  # an earlier save was stopped between its two renames
+            old.rename(target)
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)

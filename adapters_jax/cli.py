@@ -101,6 +101,9 @@ def evaluate(flags: Evaluate) -> None:
     from adapters_jax.data.named import open_task, task_metrics
     from adapters_jax.training.score import score
 
+    for name in ("eval_rows", "eval_batch_size"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
     recorded = read_manifest(flags.adapter)
     task, extra = flags.task or recorded.get("task"), recorded.get("extra", {})
     if task is None:
@@ -113,13 +116,14 @@ def evaluate(flags: Evaluate) -> None:
             f"task {task}: expected a head for {features.kind} {list(features.labels)}, the artefact's is {model.head}"
         )
     rows = flags.eval_rows or extra.get("eval_rows")
+    positions = backbone.config.max_position_embeddings - model.method.positions(backbone.config)
     found = score(
         model,
         params,
         backbone,
         {suffix: take(source, rows) for suffix, source in splits.evals.items()},
         task_metrics(task)[0],
-        max_length=recorded.get("max_length") or 128,
+        max_length=min(recorded.get("max_length") or 128, positions),
         batch_size=flags.eval_batch_size or extra.get("eval_batch_size") or 64,
     )
     print(json.dumps({"task": task, "metrics": found.metrics}))

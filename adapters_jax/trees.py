@@ -6,7 +6,6 @@ keyed by their first layer (`adapters/encoder/5/...` holds layers 5 and up to th
 layer's leaf carries its own number whatever the runs (`backbone/encoder/3/query/kernel`): `to_layers`, `from_layers`.
 """
 
-import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -124,8 +123,9 @@ def runs(encoder: Tree, num_layers: int) -> Iterator[tuple[int, int, Tree]]:
     starts = sorted(int(key) for key in encoder if key.isdigit())
     if not starts:
         yield 0, num_layers, encoder
-    for start, stop in itertools.pairwise([*starts, num_layers]) if starts else ():
-        yield start, stop, encoder[str(start)]
+    for start in starts:
+        run = encoder[str(start)]
+        yield start, start + jax.tree.leaves(run)[0].shape[0], run
 
 
 def cut(encoder: Tree, num_layers: int, start: int, stop: int) -> Tree:

@@ -326,3 +326,15 @@ def test_describe_what_is_none_of_these(tmp_path: Path):
     for folder, message in ((tmp_path, "found none of them"), (tmp_path / "none", "expected a folder, found none")):
         with pytest.raises(AdapterError, match=message):
             describe(folder)
+
+
+def test_mnli_on_minilm_is_small_and_holds_no_frozen_leaf(minilm, tmp_path):
+    labels = ("entailment", "neutral", "contradiction")
+    model = aj.Model(minilm.config, aj.Houlsby(bottleneck=64), aj.Classification(labels=labels))
+    aj.save_adapter(tmp_path / "mnli", model, model.init(jax.random.key(0), minilm.params), minilm)
+    assert sum(file.stat().st_size for file in (tmp_path / "mnli").iterdir()) < 5_000_000
+    names = set(load_file(tmp_path / "mnli" / "adapter.safetensors"))
+    norms = {f"backbone/encoder/{i}/{s}_norm/{p}" for i in range(6) for s in ("attn", "ffn") for p in ("scale", "bias")}
+    assert {n for n in names if n.startswith("backbone/")} == norms | {
+        f"backbone/embeddings/norm/{p}" for p in ("scale", "bias")
+    }

@@ -218,7 +218,7 @@ def test_segments_carry_their_own_modules():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: aj.Houlsby(bottleneck=0), "bottleneck: expected at least 1, got 0"),
+        (lambda: aj.Houlsby(bottleneck=0), "bottleneck: expected a whole number of at least 1, got 0"),
         (lambda: aj.Houlsby(activation="gelo"), "did you mean 'gelu'"),
         (lambda: aj.Houlsby(preset="papers"), "did you mean 'paper'"),
         (lambda: aj.Houlsby(dropout=1.0), r"dropout: expected a rate in \[0, 1\), got 1.0"),

@@ -82,6 +82,7 @@ def test_runs_and_cuts():
     np.testing.assert_array_equal(trees.cut(encoder, 5, 3, 5)["a"], [3, 4])
     np.testing.assert_array_equal(trees.cut({"a": jnp.arange(5)}, 5, 1, 3)["a"], [1, 2])
     assert trees.cut({"2": {"a": jnp.arange(3)}}, 5, 0, 2) == {}
+    assert trees.cut({"0": {"a": jnp.arange(3)}}, 5, 3, 5) == {}
 
 
 def test_diff_sees_a_single_bit_and_signed_zero():

@@ -37,7 +37,7 @@ def load_backbone(config: Config) -> aj.Backbone:
             f"--max-length: expected at most the {limit} positions of {flags.backbone}, got {flags.max_length}"
         )
     backbone = aj.load_backbone(flags.backbone, dtype=flags.dtype, revision=flags.revision)
-    assert backbone.tokenizer is not None  # read here, so that one that is missing shows now
+    _ = backbone.tokenizer  # read here, so that one that is missing shows now
     return backbone
 
 
@@ -46,7 +46,7 @@ def keep_programs(folder: Path) -> None:
 
     By host name, since a program compiled for one machine's processor may not run on another's.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs" / platform.node()))
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -71,7 +71,9 @@ def initialise(config: Config, model: aj.Model, backbone: aj.Backbone) -> Tree:
         raise AdapterError(
             f"--init-adapter={config.flags.init_adapter}: expected an adapter of {model.method}, got {other.method}"
         )
-    head = start["head"] if other.head == model.head else params["head"]
+    # A pooler that the backbone lacked was trained with the adapters, whatever the labels.
+    brought = {name: part for name, part in start["head"].items() if name == "pooler"}
+    head = start["head"] if other.head == model.head else params["head"] | brought
     return {"backbone": start["backbone"], "adapters": start["adapters"], "head": head}
 
 
@@ -143,7 +145,7 @@ def show(result: dict[str, Any], folder: Path) -> None:
     """The result as a table, and where the artefact is."""
     parameters = result["parameters"]
     trained = parameters["trained"] - parameters["head"]
-    size = sum(path.stat().st_size for path in (folder / "adapter").iterdir())
+    size = sum(path.stat().st_size for path in (folder / "adapter").glob("*"))  # it may have been moved away
     rows = {name: f"{value:.4f}" for name, value in result["metrics"].items()}
     rows |= {
         "trained parameters": f"{trained:,} ({parameters['share']:.1%} of the backbone), head {parameters['head']:,}",

@@ -34,6 +34,9 @@ class BertConfig:
                 raise BackboneError(f"config: {field.name} must be a positive integer, got {value!r}")
             if field.type is float and not 0 <= value < float("inf"):
                 raise BackboneError(f"config: {field.name} must be a number of at least 0, got {value!r}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if getattr(self, name) >= 1:
+                raise BackboneError(f"config: {name} must be below 1, got {getattr(self, name)!r}")
         if self.hidden_size % self.num_attention_heads:
             raise BackboneError(
                 f"config: hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads"

@@ -12,13 +12,6 @@ from adapters_jax.errors import ConfigError, unknown
 TOY = "toy"
 NAMES = (*TASKS, TOY)
 
-TOY_RECIPES: dict[str, dict[str, float]] = {
-    "houlsby": {"lr": 1e-3, "epochs": 4.0, "batch_size": 32},
-    "full": {"lr": 1e-4, "epochs": 4.0, "batch_size": 32},
-    "head": {"lr": 1e-3, "epochs": 4.0, "batch_size": 32},
-}
-"""Rates for weights as small as MiniLM's, on 3,000 rows."""
-
 
 def open_task(
     name: str,
@@ -45,4 +38,4 @@ def task_metrics(name: str) -> tuple[tuple[str, ...], str]:
 
 def task_recipe(name: str, method: str) -> dict[str, float]:
     """What a task needs otherwise than the method's recipe says: some of epochs, lr, batch_size; often nothing."""
-    return dict(TOY_RECIPES.get(method, {})) if name == TOY else recipe(name, method)
+    return dict(toy.RECIPES.get(method, {})) if name == TOY else recipe(name, method)

@@ -142,6 +142,9 @@ def as_source(rows: object, like: Features | None = None, name: str = "rows") ->
         return rows
     if len(rows) == 0:
         raise DataError(f"{name}: expected at least one row, got an empty list")
+    for i, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(f"{name}, row {i}: expected a dict such as {{'text': ...}}, got {row!r:.80}")
     columns = _columns(rows, name)
     labels = [row.get("label") for row in rows]
     features = Features(columns, *(_label_kind(labels, name) if like is None else (like.labels, like.kind)))

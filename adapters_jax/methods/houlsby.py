@@ -16,9 +16,8 @@ normal of `init_std` and biases are 0.
              and the same under ffn_merge
 
 Parameters, BERT-base, m = 64: 24 x 99,136 = 2,379,264 in adapters and 38,400 in LayerNorms; BERT-large 6,343,680.
-Source: google-research/adapter-bert, modeling.py and run_classifier.py. Deviation: the adapter-bert release counts the
-bottleneck's activation as the tanh form of gelu ("gelu_new" here), and so does the default; the backbone's own
-activation follows its config.
+Source: google-research/adapter-bert, modeling.py and run_classifier.py. The release's gelu, in its bottleneck and its
+BERT, is the tanh form: "gelu_new" here, and the default; the backbone's own activation follows its config.
 """
 
 import dataclasses
@@ -111,8 +110,8 @@ class Houlsby(Method):
     init_std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.bottleneck < 1:
-            raise ConfigError(f"method.bottleneck: expected at least 1, got {self.bottleneck}")
+        if not isinstance(self.bottleneck, int) or self.bottleneck < 1:
+            raise ConfigError(f"method.bottleneck: expected a whole number of at least 1, got {self.bottleneck!r}")
         if self.preset not in INIT_STD:
             raise ConfigError(f"method.preset: {unknown('preset', self.preset, INIT_STD)}")
         if self.activation not in ACTIVATIONS:

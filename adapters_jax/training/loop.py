@@ -25,15 +25,12 @@ from adapters_jax.training.past import Clock, Past
 from adapters_jax.training.preemption import Preempted, Preemption
 from adapters_jax.training.prng import platform_default
 from adapters_jax.training.run import refuse_another
-from adapters_jax.training.settings import Settings
+from adapters_jax.training.settings import FREE, Settings
 from adapters_jax.training.step import PerShape, State, eval_step, init_state, make_train_step
 from adapters_jax.types import Tree
 
 METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
 """What a head is scored by where nothing is asked for; the first is the one that the best step is chosen by."""
-
-FREE = ("eval_batch_size", "save_every", "log_every")
-"""Settings that change no parameter, which a resumed run may change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +139,7 @@ def fit(
     logger = Logger(total, folder, tensorboard=tensorboard, quiet=quiet)
     keep_best = settings.keep == "best"
     store = InMemory() if folder is None else Checkpoints(folder / "checkpoints", keep_best, warn=logger.say)
-    identity = _identity(model, backbone, settings, total, rows)
+    identity = _identity(model, backbone, settings, total, rows, dev_rows, (*names, best_metric))
     past = Past(prng=platform_default())
     step = 0
     if (restored := store.restore(state)) is not None:
@@ -240,17 +237,25 @@ def _encode(head: Any, tokenizer: Any, max_length: int, cache_dir: Any, source: 
     return rows
 
 
-def _identity(model: Any, backbone: Any, settings: Settings, total: int, rows: Any) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped, as JSON values."""
+def _digest(rows: Encoded | None) -> str:
     digest = hashlib.sha256()
-    for array in (rows.ids, rows.offsets, rows.labels):
+    for array in () if rows is None else (rows.ids, rows.offsets, rows.second, rows.labels):
         digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _identity(
+    model: Any, backbone: Any, settings: Settings, total: int, rows: Encoded, dev: Encoded | None, scores: Sequence[str]
+) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped, as JSON values."""
     identity = {
         "method": model.method.to_dict(),
         "head": model.head.to_dict(),
         "dtype": model.dtype,
         "backbone": backbone.fingerprint,
-        "train_rows": digest.hexdigest(),
+        "train_rows": _digest(rows),
+        "dev_rows": _digest(dev),
+        "scores": list(scores),
         "total_steps": total,
         "settings": {name: v for name, v in dataclasses.asdict(settings).items() if name not in FREE},
     }
@@ -263,9 +268,10 @@ def _not_finite(state: State, store: Any, past: Past, identity: dict[str, Any], 
     good = state._replace(bad_step=state.bad_step * 0)
     if (store.latest() or 0) < bad - 1:
         store.save(bad - 1, good, None, None, {"run": identity, "past": past._asdict()})
+    kept = "" if (step := store.latest()) is None else f"the state of step {step} is kept; "
     return TrainingError(
         f"step {bad}: the loss or its gradient is not finite (learning rate {schedule(bad - 1):.3g}); "
-        f"the state of step {bad - 1} is kept; choose a lower lr or a longer warmup"
+        f"{kept}choose a lower lr or a longer warmup"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from adapters_jax.errors import CheckpointError
+from adapters_jax.training.settings import FREE
 
 CONFIG, RESULT, LOCK = "config.yaml", "result.json", ".lock"
 PARTS = (RESULT, "metrics.jsonl", "checkpoints", "adapter", "predictions", "tensorboard", CONFIG)
@@ -165,8 +166,9 @@ def differences(found: Any, asked: Any, most: int = 6) -> str:
 
 
 def refuse_another(where: Path, found: Any, asked: Any) -> None:
-    """Raises CheckpointError, naming the differences, unless both configurations are equal."""
-    if differing := differences(found, asked):
+    """Raises CheckpointError, naming the differences, unless both configurations are equal but for what is free."""
+    free = lambda config: {k: v for k, v in config.items() if k not in FREE} if isinstance(config, dict) else config
+    if differing := differences(free(found), free(asked)):
         raise CheckpointError(
             f"{where}: holds a run of another configuration: {differing}; "
             "choose another --out-dir, or start anew with --overwrite"

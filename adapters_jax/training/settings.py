@@ -12,6 +12,10 @@ SCHEDULES = ("linear", "constant")
 KEEP = ("best", "last")
 
 
+FREE = ("eval_batch_size", "save_every", "log_every", "tensorboard")
+"""What changes no parameter, and may be another when a run is resumed."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a model is trained.
@@ -91,7 +95,8 @@ class Settings:
         """The number of optimiser steps, given how many one pass over the data takes."""
         if self.epochs is None:
             return self.steps or 0
-        return max(1, math.ceil(self.epochs * steps_per_epoch))
+        # Less what a product of floats may be too large by: 0.07 epochs of 100 steps are 7.
+        return max(1, math.ceil(self.epochs * steps_per_epoch - 1e-9))
 
 
 def _at_least(name: str, value: Any, low: int) -> None:

@@ -94,3 +94,10 @@ def test_samples_of_all_rows_and_of_none():
     assert take(source, None) is source
     with pytest.raises(ConfigError, match="expected at least 1, got 0"):
         take(source, 0)
+
+
+def test_a_source_is_one_for_grain_too():
+    import grain
+
+    shuffled = grain.MapDataset.source(numbered(6)).shuffle(seed=0)
+    assert sorted(shuffled[i]["text"] for i in range(6)) == ["0", "1", "2", "3", "4", "5"]

@@ -57,9 +57,9 @@ def test_the_same_seed_gives_the_same_rows_and_another_others():
     assert toy_rows("train", 300, 5) == toy_rows("train", 300, 5)
     assert toy_rows("train", 300, 5) != toy_rows("train", 300, 6)
     assert [(row["text"], row["text_pair"], row["label"]) for row in toy_rows("train", 3)] == [
-        ("The baker was feeble on Monday.", "The baker was rich.", 1),
-        ("The teacher was not elderly.", "The teacher was elderly.", 2),
-        ("The bakery was not full.", "The bakery was not full.", 0),
+        ("The bakery was not deserted last week.", "The bakery was not deserted.", 0),
+        ("The teacher was rich last night.", "The teacher was well.", 1),
+        ("The nurse was well on Monday.", "The nurse was not well.", 2),
     ]
 
 
@@ -98,7 +98,7 @@ def test_the_hypothesis_alone_says_nothing(splits):
 
 
 def test_words_without_their_relation_say_little(splits):
-    assert bag_of_words(splits, ["text", "text_pair"]) < 0.50
+    assert bag_of_words(splits, ["text", "text_pair"]) < 0.45
 
 
 def split_sentence(text):

@@ -11,6 +11,7 @@ from adapters_jax import trees
 from adapters_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from adapters_jax.testing import assert_same
 from adapters_jax.training import loop
+from adapters_jax.training.step import eval_step
 from tests.training.tiny_job import TASK, log_of, rows
 
 
@@ -18,7 +19,8 @@ def test_report_and_log(job, finished):
     folder, state, report = finished
     assert report.steps == int(state.step) == 12
     assert [entry["step"] for entry in report.history] == [3, 6, 9, 12]
-    assert report.compilations == 2 and report.compile_seconds > 0 and report.seconds > 0
+    # The evaluation step may have been compiled before, for another run of the same model.
+    assert report.compilations in (1, 2) and report.compile_seconds > 0 and report.seconds > 0
     best = max(report.history, key=lambda entry: entry["metrics"]["accuracy"])
     assert (report.step, report.metrics) == (best["step"], best["metrics"])
     lines = log_of(folder)
@@ -99,6 +101,7 @@ def test_nothing_is_compiled_once_the_lengths_are_known(job, monkeypatch):
         return make_batch(*args)
 
     monkeypatch.setattr(loop, "make_batch", counted)
+    eval_step.cache_clear()
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
         _, report = mixed.fit(steps=20, eval_every=5, save_every=5)
@@ -160,6 +163,9 @@ def test_a_run_of_other_settings_is_refused(job, finished):
         job.fit(out_dir=finished[0], lr=0.02)
     other = dataclasses.replace(job, train=job.train[:-1])
     with pytest.raises(CheckpointError, match="train_rows is"):
+        other.fit(out_dir=finished[0])
+    other = dataclasses.replace(job, dev=job.dev[:-1])
+    with pytest.raises(CheckpointError, match="dev_rows is"):
         other.fit(out_dir=finished[0])
     assert TASK["lr"] == 0.01
 

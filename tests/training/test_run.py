@@ -35,6 +35,13 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
     RunFolder.open(tmp_path / "x", CONFIG).close()
 
 
+def test_what_changes_no_parameter_may_be_another_on_a_resume(tmp_path):
+    RunFolder.open(tmp_path / "x", CONFIG | {"save_every": 10}).close()
+    RunFolder.open(tmp_path / "x", CONFIG | {"save_every": 20, "tensorboard": True}).close()
+    with pytest.raises(CheckpointError, match="seed is .* there and 1 here"):
+        RunFolder.open(tmp_path / "x", CONFIG | {"seed": 1})
+
+
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     folder = tmp_path / "x"
     with RunFolder.open(folder, CONFIG) as run:

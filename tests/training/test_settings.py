@@ -74,3 +74,10 @@ def test_total_steps():
     assert made.total_steps(3) == 8
     assert dataclasses.replace(made, epochs=1e-9).total_steps(3) == 1
     assert Settings(lr=1e-3, steps=5).total_steps(3) == 5
+    # In floats 0.07 x 100 is a little more than 7.
+    assert Settings(lr=1e-3, epochs=0.07).total_steps(100) == 7
+
+
+def test_names_are_those_of_the_library():
+    """Settings are checked without importing JAX, so the names stand twice."""
+    assert tuple(optim.OPTIMIZERS) == settings.OPTIMIZERS and optim.SCHEDULES == settings.SCHEDULES
