@@ -225,7 +225,7 @@ def test_random_changes_under_right_hashes(folder: Path, backbone: Backbone):
         (lambda c: c["method"].update(bottleneck="4"), "method.bottleneck: expected int, got '4'"),
         (lambda c: c["method"].update(bottleneck=4.0), "method.bottleneck: expected int, got 4.0"),
         (lambda c: c["method"].update(bottleneck=True), "method.bottleneck: expected int, got True"),
-        (lambda c: c["method"].update(bottleneck=0), "method.bottleneck: expected at least 1"),
+        (lambda c: c["method"].update(bottleneck=0), "method.bottleneck: expected a whole number of at least 1"),
         (lambda c: c["method"].update(bottleneck=8), r"expected \{'shape': \[8\].*got \{.*'shape': \[4\]"),
         (lambda c: c["method"].update(bottleneck=2**62), "cannot be built|are not those of its method"),
         (lambda c: c["method"].update(bottleneck=10**30), "cannot be built|are not those of its method"),
