@@ -31,7 +31,7 @@ class Settings:
     """
 
     lr: float
-    epochs: float | None = None
+    epochs: int | float | None = None
     steps: int | None = None
     batch_size: int = 32
     eval_batch_size: int = 64
