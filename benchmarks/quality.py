@@ -24,7 +24,7 @@ TASKS: dict[str, tuple[int, int, str]] = {
 }
 RATES = {
     "full": ("3e-5", "5e-5", "1e-4"),
-    "houlsby": ("5e-4", "1e-3", "2e-3"),
+    "houlsby": ("3e-4", "5e-4", "1e-3"),
     "head": ("1e-3", "3e-3", "1e-2"),
 }
 TUNED_ON = "cola"
