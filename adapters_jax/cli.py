@@ -116,14 +116,13 @@ def evaluate(flags: Evaluate) -> None:
             f"task {task}: expected a head for {features.kind} {list(features.labels)}, the artefact's is {model.head}"
         )
     rows = flags.eval_rows or extra.get("eval_rows")
-    positions = backbone.config.max_position_embeddings - model.method.positions(backbone.config)
     found = score(
         model,
         params,
         backbone,
         {suffix: take(source, rows) for suffix, source in splits.evals.items()},
         task_metrics(task)[0],
-        max_length=min(recorded.get("max_length") or 128, positions),
+        max_length=min(recorded.get("max_length") or 128, model.max_length),
         batch_size=flags.eval_batch_size or extra.get("eval_batch_size") or 64,
     )
     print(json.dumps({"task": task, "metrics": found.metrics}))

@@ -70,6 +70,11 @@ class Model:
         if self.remat not in REMAT:
             raise ConfigError(unknown("remat", self.remat, REMAT))
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text: the backbone's positions, less those that the method passes over."""
+        return self.config.max_position_embeddings - self.method.positions(self.config)
+
     def init(self, key: Key, backbone: Tree) -> Tree:
         """Fresh adapters and head beside the backbone's weights.
 
@@ -107,9 +112,7 @@ class Model:
             key: of the step, for dropout; None for none.
             hidden_states: return every layer's output too.
         """
-        places = (
-            {} if key is None else dict(zip(("expand", "head"), trees.site_keys(key, ("expand", "head")), strict=True))
-        )
+        places = trees.site_keys(key, ("expand", "head"))
         adapters = self.method.expand(params["adapters"], places.get("expand"))
         outer = {s: m for s, m in self.method.modules(self.config, 0).items() if s not in LAYER_ARGUMENTS}
         encoded = encode(

@@ -113,9 +113,13 @@ def fold_path(key: Key, *path: str | int | jax.Array) -> Key:
     return key
 
 
-def site_keys(key: Key, sites: Sequence[str]) -> jax.Array:
-    """A key for each place by its path, as one array: drawn together, since each draw by itself is slow to compile."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, np.array([zlib.crc32(s.encode()) for s in sites], np.uint32))
+def site_keys(key: Key | None, sites: Sequence[str], layers: Sequence[int] | None = None) -> dict[str, jax.Array]:
+    """Place -> its key, or, given layers, its keys in each of them [l]; nothing outside training (key None)."""
+    if key is None:
+        return {}
+    paths = sites if layers is None else [f"{STACKED}/{i}/{site}" for site in sites for i in layers]
+    drawn = jax.vmap(jax.random.fold_in, (None, 0))(key, np.array([zlib.crc32(p.encode()) for p in paths], np.uint32))
+    return dict(zip(sites, drawn if layers is None else drawn.reshape(len(sites), len(layers)), strict=True))
 
 
 def runs(encoder: Tree, num_layers: int) -> Iterator[tuple[int, int, Tree]]:

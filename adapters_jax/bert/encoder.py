@@ -106,9 +106,7 @@ def encode(
     ids = batch["input_ids"]
     mask = jnp.ones(ids.shape, bool) if batch.get("mask") is None else batch["mask"].astype(bool)
     ctx = Context(ids, mask, jnp.zeros((*ids.shape, config.hidden_size), dtype), config.num_hidden_layers)
-    sites = ("embeddings", *outer)
-    keys = {} if key is None else dict(zip(sites, trees.site_keys(key, sites), strict=True))
-    around = Slots(outer, adapters, keys, ctx)
+    around = Slots(outer, adapters, trees.site_keys(key, ("embeddings", *outer)), ctx)
     x, mask = embeddings(backbone["embeddings"], config, batch, first_position, around, jnp.dtype(dtype))
     keep = hidden_states or "output" in outer
 
@@ -143,14 +141,11 @@ def _run(
     weights = trees.cut(backbone["encoder"], layers, segment.start, segment.stop)
     own = trees.cut(adapters.get("encoder", {}), layers, segment.start, segment.stop)
     numbers = range(segment.start, segment.stop)
-    sites = ("attend", "attn_dropout", "ffn_dropout", *segment.modules)
-    drawn = key if key is None else trees.site_keys(key, [f"encoder/{i}/{site}" for i in numbers for site in sites])
-    keys = drawn if drawn is None else drawn.reshape(len(numbers), len(sites))
+    keys = trees.site_keys(key, ("attend", "attn_dropout", "ffn_dropout", *segment.modules), numbers)
 
     def body(h: Hidden, xs: tuple) -> tuple:
         p, a, number, keys = xs
-        places = {} if keys is None else dict(zip(sites, keys, strict=True))
-        slots = Slots(segment.modules, a, places, dataclasses.replace(ctx, hidden=h, layer=number))
+        slots = Slots(segment.modules, a, keys, dataclasses.replace(ctx, hidden=h, layer=number))
         h = layer(p, config, h, mask, slots)
         return h, (h if keep else None, slots.aux)
 

@@ -33,7 +33,7 @@ class Predictor:
     def __init__(
         self, model: Any, params: Any, backbone: Any, *, max_length: int | None = None, batch_size: int = 64
     ) -> None:
-        positions = backbone.config.max_position_embeddings - model.method.positions(backbone.config)
+        positions = model.max_length
         max_length = min(128, positions) if max_length is None else max_length
         if not 3 <= max_length <= positions:
             raise ConfigError(f"max_length: expected 3 to {positions} (the backbone's positions), got {max_length}")

@@ -216,9 +216,10 @@ def _check(model: Any, settings: Settings, names: Sequence[str], best_metric: st
         raise ConfigError(unknown("best metric", best_metric, names))
     if settings.early_stop is not None and dev is None:
         raise ConfigError("early_stop: expected dev rows to evaluate on, got none")
-    limit = model.config.max_position_embeddings - model.method.positions(model.config)
-    if settings.max_length > limit:
-        raise ConfigError(f"max_length: expected at most the model's {limit} positions, got {settings.max_length}")
+    if settings.max_length > model.max_length:
+        raise ConfigError(
+            f"max_length: expected at most the model's {model.max_length} positions, got {settings.max_length}"
+        )
 
 
 def _encode(head: Any, tokenizer: Any, max_length: int, cache_dir: Any, source: Source) -> Encoded:
