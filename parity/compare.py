@@ -12,12 +12,13 @@ import numpy as np
 from parity import recipe
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
+FILES = (*recipe.CASES, "peers")
 
 
 def differences(stored: Path, live: Path) -> list[str]:
     """What differs between two folders of vectors, one line each."""
     found = []
-    for name in recipe.CASES:
+    for name in FILES:
         old, new = recipe.load(stored / f"{name}.npz"), recipe.load(live / f"{name}.npz")
         found += [f"{name} {key}: not in {live}" for key in sorted(set(old) - set(new))]
         for key in sorted(set(old) & set(new)):

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+# A folder for each process: JAX does not lock the files it writes there.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "")))
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -175,7 +175,7 @@ class TopLayerNorms(Method):
     def modules(self, config, segment):
         return {}
 
-    def trainable(self, path):
+    def trainable(self, path, config):
         return is_layer_norm(path) and path.startswith("backbone/encoder/2/")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,16 @@ def head_for(features: Features) -> Any:
     return aj.Regression() if features.kind == "regression" else aj.Classification(labels=features.labels)
 
 
+def make_model(config: Config, backbone: aj.Backbone, head: Any) -> aj.Model:
+    """The configuration's model, its method prepared for the tokenizer and the names of the classes."""
+    method = _prepared(config.method, backbone, head)
+    return aj.Model(backbone.config, method, head, dtype=config.flags.dtype, remat=config.flags.remat)
+
+
+def _prepared(method: aj.Method, backbone: aj.Backbone, head: Any) -> aj.Method:
+    return method.prepare(backbone.tokenize, getattr(head, "labels", ()))
+
+
 def initialise(config: Config, model: aj.Model, backbone: aj.Backbone) -> Tree:
     """Fresh parameters, or those of `--init-adapter`, whose head is kept where the labels are the same.
 
@@ -67,7 +78,7 @@ def initialise(config: Config, model: aj.Model, backbone: aj.Backbone) -> Tree:
     if config.flags.init_adapter is None:
         return params
     other, start = aj.load_adapter(config.flags.init_adapter, backbone)
-    if other.method != model.method:
+    if _prepared(other.method, backbone, model.head) != model.method:
         raise AdapterError(
             f"--init-adapter={config.flags.init_adapter}: expected an adapter of {model.method}, got {other.method}"
         )
@@ -136,9 +147,21 @@ def result(
         "steps_per_second": report.steps_per_second,
         "rows_per_second": report.rows_per_second,
         "compile_seconds": report.compile_seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
         "versions": manifest.versions(),
         "devices": [device.device_kind for device in jax.devices()],
     }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory in use so far: of the first device, where it tells, else of this process."""
+    if stats := jax.devices()[0].memory_stats():
+        return int(stats["peak_bytes_in_use"])
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says there includes the process that started this one
+        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(kilobytes)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def show(result: dict[str, Any], folder: Path) -> None:

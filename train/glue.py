@@ -40,8 +40,7 @@ def run(config: flags.Config) -> None:
     # All that can be wrong with what was given shows before the folder is touched.
     backbone = common.load_backbone(config)
     splits = common.open_splits(config)
-    head = common.head_for(splits.train.features)
-    model = aj.Model(backbone.config, config.method, head, dtype=config.flags.dtype, remat=config.flags.remat)
+    model = common.make_model(config, backbone, common.head_for(splits.train.features))
     params = common.initialise(config, model, backbone)
 
     with RunFolder.open(out_dir, config.to_dict(), overwrite=overwrite) as folder:

@@ -70,6 +70,10 @@ class Backbone:
             )
         return tokenizer
 
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens: what `Method.prepare` takes."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
 
 def load_backbone(name: str, *, dtype: str = "float32", revision: str | None = None) -> Backbone:
     """A pretrained BERT encoder.

@@ -40,13 +40,16 @@ class Encoded(NamedTuple):
 
 
 def embeddings(params: Tree, config: BertConfig, batch: Batch, first: int, slots: Slots, dtype: Any) -> tuple:
-    """Word, position and type embeddings, summed, normalised, dropped out: (x [b t d], mask [b t])."""
+    """Word, position and type embeddings, summed, normalised, dropped out: (x [b t d], mask [b t]).
+
+    Rows that a method adds in front of the words get the positions before `first`, and type 0.
+    """
     ids = batch["input_ids"]
     types = batch.get("token_type_ids")
     with jax.named_scope("embeddings"):
         words, mask = slots.embed("words", params["words"][ids].astype(dtype), slots.ctx.mask)
         added = words.shape[1] - ids.shape[1]
-        positions = params["positions"][first : first + words.shape[1]]
+        positions = params["positions"][first - added : first + ids.shape[1]]
         types = jnp.zeros_like(ids) if types is None else types
         kinds = params["types"][jnp.pad(types, ((0, 0), (added, 0)))]
         x = Norm(params["norm"], config.layer_norm_eps)(words + positions[None].astype(dtype) + kinds.astype(dtype))
@@ -119,8 +122,9 @@ def encode(
 
     ctx = dataclasses.replace(ctx, hidden=x)
     around = dataclasses.replace(around, ctx=ctx)
-    x = around.output(x[:, x.shape[1] - ids.shape[1] :], stacked)
-    return Encoded(x, stacked, ({"encoder": aux} if aux else {}) | around.aux)
+    x = around.output(x, stacked)
+    tokens = lambda h: h[:, h.shape[1] - ids.shape[1] :]
+    return Encoded(tokens(x), tuple(map(tokens, stacked)), ({"encoder": aux} if aux else {}) | around.aux)
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -14,6 +15,9 @@ from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.ops import Dense, dropout, pool
 from adapters_jax.errors import ConfigError
 from adapters_jax.types import Array, Float, Hidden, Key, Logits, Tree
+
+VOTES = ("majority", "mean")
+"""How several answers to one row become one: each has a vote (ties go to the higher mean), or their mean counts."""
 
 
 class Head(abc.ABC):
@@ -42,6 +46,10 @@ class Head(abc.ABC):
     @abc.abstractmethod
     def decode(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """What a user reads, a dict per row."""
+
+    def combine(self, logits: Float[Array, "k b c"], vote: str) -> Logits:
+        """The logits of k answers to each row as those of one: their mean; where there are classes, see `vote`."""
+        return logits.mean(0)
 
     def initialise(self, key: Key, config: BertConfig, pooler: bool) -> Tree:
         """Kernels from a truncated normal of `initializer_range`, biases 0; `pooler`: whether to bring one along."""
@@ -101,6 +109,15 @@ class Classification(Head):
 
     def loss(self, logits: Logits, labels: Array) -> Float[Array, " b"]:
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+    def combine(self, logits: Float[Array, "k b c"], vote: str) -> Logits:
+        """The log of the mean probability, or of (votes + mean probability) / (k + 1), whose largest has most votes."""
+        members = logits.shape[0]
+        mean = jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - math.log(members)
+        if vote == "mean":
+            return mean
+        votes = jax.nn.one_hot(jnp.argmax(logits, -1), self.num_labels, dtype=logits.dtype).sum(0)
+        return jnp.logaddexp(jnp.log(votes), mean) - math.log(members + 1)
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         return np.argmax(logits, -1)

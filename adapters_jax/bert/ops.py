@@ -8,12 +8,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adapters_jax.types import Array, Float, Hidden, Key, Mask, Tree
+from adapters_jax.types import Array, Bool, Float, Hidden, Key, Tree
 
 ACTIVATIONS: dict[str, Callable[[Any], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "swish": jax.nn.silu,
+    "silu": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
 }
 """By Hugging Face's names: "gelu" is the exact form (erf), "gelu_new" the tanh form of BERT's first release."""
 
@@ -67,7 +77,7 @@ def attend(
     q: Float[Array, "b t n h"],
     k: Float[Array, "b u n h"],
     v: Float[Array, "b u n h"],
-    mask: Mask,
+    mask: Bool[Array, "b u"],
     rate: float,
     key: Key | None,
 ) -> Float[Array, "b t n h"]:

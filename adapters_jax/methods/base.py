@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +13,7 @@ from flax import linen as nn
 
 from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
+from adapters_jax.errors import NotFoldable
 from adapters_jax.slots import MERGE, PROJECT, Context, Modules
 from adapters_jax.types import Array, Float, Hidden, Key, Tree
 
@@ -50,6 +52,12 @@ class Method(abc.ABC):
     """
 
     name: ClassVar[str]
+    not_foldable: ClassVar[str] = "its modules stand between the layers' own"
+    """Why not, where `fold` refuses."""
+    vote: str = "mean"
+    """How the answers of several `members` become one: one of `bert.heads.VOTES`."""
+    size: ClassVar[str | None] = None
+    """The field that sets how much is trained, which a comparison varies; None: nothing does."""
 
     @property
     @abc.abstractmethod
@@ -63,12 +71,29 @@ class Method(abc.ABC):
         Those of `embed` and `output` are taken from segment 0.
         """
 
+    def check(self, config: BertConfig) -> None:
+        """Refuses what does not fit a backbone: a layer it lacks, a rank above its width.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        self.segments(config)
+
+    def prepare(self, tokenize: Callable[[str], list[int]], labels: Sequence[str]) -> "Method":
+        """The method with what depends on the tokenizer or the task's label names filled in, before any leaf is made.
+
+        Args:
+            tokenize: text -> ids, without special tokens.
+            labels: of the classes; () where the task has none.
+        """
+        return self
+
     def segments(self, config: BertConfig) -> tuple[int, ...]:
         """First layers of the runs of layers that carry like modules."""
         return (0,)
 
     def positions(self, config: BertConfig) -> int:
-        """The position id of the first token."""
+        """The position id of the first token; rows that `embed` adds in front of the words take those before it."""
         return 0
 
     def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
@@ -87,9 +112,22 @@ class Method(abc.ABC):
         around = {slot: _initial(trees.fold_path(key, slot), slot, module, config) for slot, module in outer.items()}
         return ({"encoder": encoder} if encoder else {}) | {slot: tree for slot, tree in around.items() if tree}
 
-    def expand(self, adapters: Tree, key: Key | None) -> Tree:
+    def expand(self, adapters: Tree, key: Key | None, config: BertConfig) -> Tree:
         """What the slots receive: pure, once per forward pass, outside the layers."""
         return adapters
+
+    def flattened(self, adapters: Tree, config: BertConfig) -> tuple["Method", Tree]:
+        """The same function without what only training needs: a method whose leaves are those that `expand` gives."""
+        return self, adapters
+
+    @property
+    def members(self) -> int:
+        """How many times every row is run, each with its own slice of the adapters' leading axis; 1: there is none."""
+        return 1
+
+    def invert(self, adapters: Tree, x: Hidden) -> Hidden:
+        """What masked-LM heads apply between their transform and the decoder, to undo what stands at the embeddings."""
+        return x
 
     def penalty(self, adapters: Tree) -> Float[Array, ""]:
         """Added to the loss of the same step."""
@@ -99,9 +137,27 @@ class Method(abc.ABC):
         """Wraps the optimiser of the trained leaves."""
         return tx
 
-    def trainable(self, path: str) -> bool:
+    def trainable(self, path: str, config: BertConfig) -> bool:
         """Whether a leaf under `adapters/` or `backbone/` is trained, by its layer-numbered path."""
         return path.startswith("adapters/")
+
+    def fold(self, backbone: Tree, adapters: Tree) -> Tree:
+        """The backbone with the adapters folded into its weights: the same function without any module. Pure.
+
+        Raises:
+            NotFoldable: the method's change is no change of weights.
+        """
+        if adapters:
+            raise NotFoldable(f"{self.name} cannot be folded into the backbone: {self.not_foldable}")
+        return backbone
+
+    def unfold(self, backbone: Tree, adapters: Tree) -> Tree:
+        """The inverse of `fold`, up to rounding.
+
+        Raises:
+            NotFoldable: as `fold`, or what was folded cannot be told from the result.
+        """
+        return Method.fold(self, backbone, adapters)
 
     def to_dict(self) -> dict[str, Any]:
         """Name and hyper-parameters, for the manifest."""

@@ -23,5 +23,5 @@ class Full(Method):
     def modules(self, config: BertConfig, segment: int) -> Modules:
         return {}
 
-    def trainable(self, path: str) -> bool:
+    def trainable(self, path: str, config: BertConfig) -> bool:
         return True

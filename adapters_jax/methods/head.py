@@ -21,5 +21,5 @@ class HeadOnly(Method):
     def modules(self, config: BertConfig, segment: int) -> Modules:
         return {}
 
-    def trainable(self, path: str) -> bool:
+    def trainable(self, path: str, config: BertConfig) -> bool:
         return False

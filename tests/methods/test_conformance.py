@@ -1,0 +1,247 @@
+"""What every method must satisfy: a row of the table for each method and preset, none exempted without a reason there.
+
+The golden trees are written by `python -m tests.methods.golden`.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import adapters_jax as aj
+from adapters_jax import optim, testing, trees
+from adapters_jax.bert import weights
+from adapters_jax.errors import NotFoldable
+from tests.methods.golden import shapes
+from tests.methods.table import PARAMETERS, ROWS_BY_NAME, TINY, Row
+
+THREE = aj.Classification(num_labels=3)
+BATCH = testing.fake_batch(TINY)
+EVERY = pytest.mark.parametrize("name", ROWS_BY_NAME)
+
+
+def row(name: str) -> Row:
+    return ROWS_BY_NAME[name]
+
+
+@functools.cache
+def backbone() -> dict:
+    return testing.perturb(weights.initialise(jax.random.key(1), TINY), scale=0.02)
+
+
+@functools.cache
+def fresh(name: str) -> tuple[aj.Model, dict]:
+    model = aj.Model(TINY, row(name).tiny, THREE)
+    with jax.disable_jit():
+        return model, model.init(jax.random.key(0), backbone())
+
+
+def shaken(tree: dict, seed: int = 1) -> dict:
+    """The tree with noise on every leaf."""
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.05 * draw.standard_normal(leaf.shape), leaf.dtype), tree)
+
+
+@functools.cache
+def moved(name: str) -> dict:
+    """Trained leaves away from their initial values."""
+    model, params = fresh(name)
+    trained, frozen = trees.split(params, model.labels(params))
+    return trees.join(shaken(trained), frozen)
+
+
+def loss(model: aj.Model, trained: dict, frozen: dict):
+    total, weight = model.loss(trees.join(trained, frozen), BATCH)
+    return total / weight
+
+
+def parts(name: str, params: dict) -> tuple[dict, dict]:
+    return trees.split(params, fresh(name)[0].labels(params))
+
+
+def eager(model: aj.Model, params: dict, key=None) -> aj.Output:
+    """Operation by operation, layers one by one."""
+    with jax.disable_jit():
+        return dataclasses.replace(model, scan_layers=False).apply(params, BATCH, key)
+
+
+@functools.cache
+def evaluated(name: str) -> aj.Output:
+    return eager(fresh(name)[0], moved(name))
+
+
+@EVERY
+def test_starts_as_stated(name: str):
+    model, params = fresh(name)
+    plain = eager(
+        aj.Model(TINY, aj.HeadOnly(), THREE), {"backbone": backbone(), "adapters": {}, "head": params["head"]}
+    )
+    ours = eager(model, params)
+    gap = float(abs(ours.hidden - plain.hidden).max())
+    if row(name).start is None:
+        assert gap > 1e-3
+    elif row(name).start == 0:
+        np.testing.assert_array_equal(ours.hidden, plain.hidden)
+        np.testing.assert_array_equal(ours.logits, plain.logits)
+    else:
+        assert gap <= row(name).start
+
+
+@EVERY
+def test_trained_leaves_move_the_output(name: str):
+    model, params = fresh(name)
+    if name == "head":
+        assert not trees.flatten(parts(name, params)[0]["backbone"])
+    assert float(abs(evaluated(name).logits - eager(model, params).logits).max()) > 1e-3
+
+
+@EVERY
+def test_every_trained_leaf_gets_a_gradient_within_two_steps(name: str):
+    model, params = fresh(name)
+    model = dataclasses.replace(model, scan_layers=False)
+    trained, frozen = parts(name, params)
+    seen: dict[str, bool] = {}
+    for _ in range(2):
+        with jax.disable_jit():
+            gradients = jax.grad(functools.partial(loss, model))(trained, frozen)
+        for path, gradient in trees.to_layers(gradients).items():
+            assert np.isfinite(gradient).all(), path
+            seen[path] = seen.get(path, False) or bool(np.any(np.asarray(gradient) != 0))
+        trained = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, trained, gradients)
+    exempt = tuple(row(name).no_gradient)
+    assert [
+        path for path, any_gradient in seen.items() if not any_gradient and not path.endswith(exempt or ("//",))
+    ] == []
+
+
+@EVERY
+def test_only_labelled_leaves_move(name: str):
+    """Under AdamW with decay and clipping, over the full tree, fed a gradient for every leaf."""
+    model, params = fresh(name)
+    labels = model.labels(params)
+    settings = dict(lr=1e-2, total_steps=10, warmup=0.0, schedule="constant", weight_decay=0.1, clip_norm=1.0)
+    tx = aj.freeze(optim.make_optimizer("adamw", **settings)[0], labels)
+    with jax.disable_jit(), jax.numpy_dtype_promotion("standard"):
+        updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+        after = aj.apply_updates(params, updates)
+    changed = set(trees.diff(params, after))
+    trained, _ = trees.split(params, labels)
+    assert changed == set(trees.to_layers(trained))
+
+
+@EVERY
+def test_jit_equals_eager_and_scan_equals_loop(name: str):
+    found = jax.jit(fresh(name)[0].apply)(moved(name), BATCH)
+    np.testing.assert_allclose(found.logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.hidden, evaluated(name).hidden, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_bfloat16_stays_near_float32(name: str):
+    model = dataclasses.replace(fresh(name)[0], dtype="bfloat16")
+    low, params = eager(model, moved(name)), moved(name)
+    assert low.hidden.dtype == jnp.bfloat16 and low.logits.dtype == jnp.float32
+    assert testing.relative_error(low.hidden.astype(jnp.float32), evaluated(name).hidden) < 0.04
+    trained, _ = parts(name, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+
+
+@EVERY
+def test_vmap_over_adapters_equals_one_by_one(name: str):
+    model, params = fresh(name)
+    trained, frozen = parts(name, params)
+    several = [parts(name, moved(name))[0], shaken(trained, seed=2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    one = lambda trained: eager(model, trees.join(trained, frozen)).logits
+    found = jax.vmap(one)(stacked)
+    for number, trained in enumerate(several):
+        np.testing.assert_allclose(found[number], one(trained), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> aj.Backbone:
+    return testing.tiny_backbone(tmp_path_factory.mktemp("backbone"), TINY)
+
+
+@EVERY
+def test_save_and_load_are_exact(name: str, installed: aj.Backbone, tmp_path: Path):
+    model = fresh(name)[0]
+    with jax.numpy_dtype_promotion("standard"), jax.disable_jit():
+        params = model.init(jax.random.key(0), installed.params)
+        trained, frozen = trees.split(params, model.labels(params))
+        params = trees.join(shaken(trained), frozen)
+        aj.save_adapter(tmp_path / "adapter", model, params, installed)
+        again, loaded = aj.load_adapter(tmp_path / "adapter", installed)
+    assert again == model
+    testing.assert_same(loaded, params)
+
+
+@EVERY
+def test_folding(name: str):
+    model, params = fresh(name)[0], moved(name)
+    backbone, adapters, method = params["backbone"], params["adapters"], model.method
+    if row(name).folds not in ("both", "forth"):
+        with pytest.raises(NotFoldable, match="cannot be folded"):
+            model.fold(params)
+        return
+    before = jax.tree.map(np.array, params)
+    plain, folded = model.fold(params)
+    testing.assert_same(params, before)
+    assert plain.method == aj.Full() and folded["adapters"] == {}
+    np.testing.assert_allclose(eager(plain, folded).logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
+    if row(name).folds == "forth":
+        with pytest.raises(NotFoldable, match="cannot be unfolded"):
+            method.unfold(folded["backbone"], adapters)
+        return
+    back = method.unfold(folded["backbone"], adapters)
+    assert trees.to_layers(back).keys() == trees.to_layers(backbone).keys()
+    for path, leaf in trees.to_layers(back).items():
+        np.testing.assert_allclose(leaf, trees.to_layers(backbone)[path], atol=1e-6, err_msg=path)
+
+
+@EVERY
+def test_dropout_is_off_in_evaluation(name: str):
+    model, params = fresh(name)[0], moved(name)
+    fields = {field.name for field in dataclasses.fields(model.method)}
+    method = dataclasses.replace(model.method, dropout=0.5) if "dropout" in fields else model.method
+    dropping = dataclasses.replace(model, method=method)
+    np.testing.assert_array_equal(eager(dropping, params).logits, evaluated(name).logits)
+    assert float(abs(eager(dropping, params, jax.random.key(0)).logits - evaluated(name).logits).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", PARAMETERS("counts"))
+def test_parameters_as_published(name: str):
+    for config, expected in zip((aj.BertConfig.base(), aj.BertConfig.large()), row(name).counts, strict=True):
+        summary = aj.Model(config, row(name).published, THREE).summary(weights.abstract(config))
+        assert summary.adapter + summary.backbone_trained == expected
+
+
+@EVERY
+def test_golden_tree(name: str, repo: Path):
+    golden = json.loads((repo / "tests" / "golden" / "method_trees.json").read_text())
+    assert shapes(row(name)) == golden[name]
+
+
+def test_every_method_is_in_the_table():
+    assert set(aj.METHODS) == {row.tiny.name for row in ROWS_BY_NAME.values()}
+
+
+def test_no_row_is_exempted_without_a_reason():
+    for name, row in ROWS_BY_NAME.items():
+        assert row.folds and all(row.no_gradient.values()), name
+
+
+def test_one_optax_update_needs_no_frozen_leaf():
+    """`aj.freeze` over a tree with holes: the state holds nothing of the frozen part."""
+    model, params = fresh("lora")
+    trained, _ = parts("lora", params)
+    state = aj.freeze(optax.adam(1e-3), model.labels(params)).init(trained)
+    assert trees.count({"state": {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}}) < 3 * trees.count(
+        trained
+    )
