@@ -23,16 +23,16 @@ from train.flags import Config
 
 
 def load_backbone(config: Config) -> aj.Backbone:
-    """The backbone, once its positions are known to suffice.
+    """The backbone, once it is known to suit the method and to have enough positions.
 
     Raises:
       BackboneError: files that are missing or damaged.
-      ConfigError: `--max-length` above the positions.
+      ConfigError: a method that does not fit, or `--max-length` above the positions.
     """
     flags = config.flags
     folder, _ = locate(flags.backbone, flags.revision)
     bert = read_config(folder)
-    limit = bert.max_position_embeddings - config.method.positions(bert)
+    limit = aj.Model(bert, config.method, aj.Regression()).max_length  # whatever the head
     if flags.max_length > limit:
         raise ConfigError(
             f"--max-length: expected at most the {limit} positions of {flags.backbone}, got {flags.max_length}"

@@ -20,7 +20,7 @@ Parameters: BERT-base, n = 9, "lama": 6,912 + 7,090,176 (LSTM) + 1,181,184 = 8,2
 6,912 of P. Embeddings start at N(0, 1), the rest as in torch. Sources: THUDM/P-tuning, LAMA/p_tuning; huggingface/peft,
 tuners/p_tuning. Deviations: the rows stand before [CLS], as in peft, where LAMA places three around each part of a
 cloze; no dropout between the LSTMs, of which both sources have 0; the recipe is peft's for classification, since LAMA's
-(1e-5, 100 epochs of early stopping) has no head to train.
+(1e-5 until it stops getting better) has no head to train.
 """
 
 import dataclasses

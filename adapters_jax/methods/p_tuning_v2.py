@@ -26,7 +26,7 @@ class PTuningV2(PrefixMethod):
     """Liu et al. (2022), https://arxiv.org/abs/2110.07602.
 
     Attributes:
-        length: l, of the prefix; 20 to 40 in the scripts for BERT-large.
+        length: l, of the prefix; 16 to 40 in the scripts for BERT-large.
         projection: make the prefixes by a network, as prefix tuning does.
         bottleneck: m, of that network.
         dropout: on the prefixes, in training.

@@ -163,7 +163,7 @@ class Prefix(PrefixMethod):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(lr=5e-5, epochs=10.0, batch_size=5, source="Li and Liang (2021), on GPT-2, appendix A")
+        return Recipe(lr=5e-5, epochs=10.0, batch_size=5, source="Li and Liang (2021), section 6.3, on GPT-2")
 
     @property
     def width(self) -> int:

@@ -38,8 +38,7 @@ def backbone() -> dict:
 @functools.cache
 def fresh(name: str) -> tuple[aj.Model, dict]:
     model = aj.Model(TINY, row(name).tiny, THREE)
-    with jax.disable_jit():
-        return model, model.init(jax.random.key(0), backbone())
+    return model, model.init(jax.random.key(0), backbone())
 
 
 def shaken(tree: dict, seed: int = 1) -> dict:
@@ -65,24 +64,25 @@ def parts(name: str, params: dict) -> tuple[dict, dict]:
     return trees.split(params, fresh(name)[0].labels(params))
 
 
-def eager(model: aj.Model, params: dict, key=None) -> aj.Output:
-    """Operation by operation, layers one by one."""
-    with jax.disable_jit():
-        return dataclasses.replace(model, scan_layers=False).apply(params, BATCH, key)
+@functools.cache
+def compiled(model: aj.Model):
+    return jax.jit(model.apply)
+
+
+def run(model: aj.Model, params: dict, key=None) -> aj.Output:
+    return compiled(model)(params, BATCH, key)
 
 
 @functools.cache
 def evaluated(name: str) -> aj.Output:
-    return eager(fresh(name)[0], moved(name))
+    return run(fresh(name)[0], moved(name))
 
 
 @EVERY
 def test_starts_as_stated(name: str):
     model, params = fresh(name)
-    plain = eager(
-        aj.Model(TINY, aj.HeadOnly(), THREE), {"backbone": backbone(), "adapters": {}, "head": params["head"]}
-    )
-    ours = eager(model, params)
+    plain = run(aj.Model(TINY, aj.HeadOnly(), THREE), {"backbone": backbone(), "adapters": {}, "head": params["head"]})
+    ours = run(model, params)
     gap = float(abs(ours.hidden - plain.hidden).max())
     if row(name).start is None:
         assert gap > 1e-3
@@ -98,18 +98,17 @@ def test_trained_leaves_move_the_output(name: str):
     model, params = fresh(name)
     if name == "head":
         assert not trees.flatten(parts(name, params)[0]["backbone"])
-    assert float(abs(evaluated(name).logits - eager(model, params).logits).max()) > 1e-3
+    assert float(abs(evaluated(name).logits - run(model, params).logits).max()) > 1e-3
 
 
 @EVERY
 def test_every_trained_leaf_gets_a_gradient_within_two_steps(name: str):
     model, params = fresh(name)
-    model = dataclasses.replace(model, scan_layers=False)
     trained, frozen = parts(name, params)
+    gradient_of = jax.jit(jax.grad(functools.partial(loss, model)))
     seen: dict[str, bool] = {}
     for _ in range(2):
-        with jax.disable_jit():
-            gradients = jax.grad(functools.partial(loss, model))(trained, frozen)
+        gradients = gradient_of(trained, frozen)
         for path, gradient in trees.to_layers(gradients).items():
             assert np.isfinite(gradient).all(), path
             seen[path] = seen.get(path, False) or bool(np.any(np.asarray(gradient) != 0))
@@ -127,9 +126,14 @@ def test_only_labelled_leaves_move(name: str):
     labels = model.labels(params)
     settings = dict(lr=1e-2, total_steps=10, warmup=0.0, schedule="constant", weight_decay=0.1, clip_norm=1.0)
     tx = aj.freeze(optim.make_optimizer("adamw", **settings)[0], labels)
-    with jax.disable_jit(), jax.numpy_dtype_promotion("standard"):
+
+    @jax.jit
+    def step(params: dict) -> dict:
         updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
-        after = aj.apply_updates(params, updates)
+        return aj.apply_updates(params, updates)
+
+    with jax.numpy_dtype_promotion("standard"):
+        after = step(params)
     changed = set(trees.diff(params, after))
     trained, _ = trees.split(params, labels)
     assert changed == set(trees.to_layers(trained))
@@ -137,7 +141,8 @@ def test_only_labelled_leaves_move(name: str):
 
 @EVERY
 def test_jit_equals_eager_and_scan_equals_loop(name: str):
-    found = jax.jit(fresh(name)[0].apply)(moved(name), BATCH)
+    with jax.disable_jit():
+        found = dataclasses.replace(fresh(name)[0], scan_layers=False).apply(moved(name), BATCH)
     np.testing.assert_allclose(found.logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.hidden, evaluated(name).hidden, rtol=1e-4, atol=1e-5)
 
@@ -145,7 +150,7 @@ def test_jit_equals_eager_and_scan_equals_loop(name: str):
 @EVERY
 def test_bfloat16_stays_near_float32(name: str):
     model = dataclasses.replace(fresh(name)[0], dtype="bfloat16")
-    low, params = eager(model, moved(name)), moved(name)
+    low, params = run(model, moved(name)), moved(name)
     assert low.hidden.dtype == jnp.bfloat16 and low.logits.dtype == jnp.float32
     assert testing.relative_error(low.hidden.astype(jnp.float32), evaluated(name).hidden) < 0.04
     trained, _ = parts(name, params)
@@ -158,10 +163,10 @@ def test_vmap_over_adapters_equals_one_by_one(name: str):
     trained, frozen = parts(name, params)
     several = [parts(name, moved(name))[0], shaken(trained, seed=2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
-    one = lambda trained: eager(model, trees.join(trained, frozen)).logits
-    found = jax.vmap(one)(stacked)
+    found = jax.jit(jax.vmap(lambda trained: model.apply(trees.join(trained, frozen), BATCH).logits))(stacked)
     for number, trained in enumerate(several):
-        np.testing.assert_allclose(found[number], one(trained), rtol=1e-4, atol=1e-5)
+        alone = run(model, trees.join(trained, frozen)).logits
+        np.testing.assert_allclose(found[number], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +177,7 @@ def installed(tmp_path_factory) -> aj.Backbone:
 @EVERY
 def test_save_and_load_are_exact(name: str, installed: aj.Backbone, tmp_path: Path):
     model = fresh(name)[0]
-    with jax.numpy_dtype_promotion("standard"), jax.disable_jit():
+    with jax.numpy_dtype_promotion("standard"):
         params = model.init(jax.random.key(0), installed.params)
         trained, frozen = trees.split(params, model.labels(params))
         params = trees.join(shaken(trained), frozen)
@@ -194,7 +199,7 @@ def test_folding(name: str):
     plain, folded = model.fold(params)
     testing.assert_same(params, before)
     assert plain.method == aj.Full() and folded["adapters"] == {}
-    np.testing.assert_allclose(eager(plain, folded).logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(plain, folded).logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
     if row(name).folds == "forth":
         with pytest.raises(NotFoldable, match="cannot be unfolded"):
             method.unfold(folded["backbone"], adapters)
@@ -211,8 +216,8 @@ def test_dropout_is_off_in_evaluation(name: str):
     fields = {field.name for field in dataclasses.fields(model.method)}
     method = dataclasses.replace(model.method, dropout=0.5) if "dropout" in fields else model.method
     dropping = dataclasses.replace(model, method=method)
-    np.testing.assert_array_equal(eager(dropping, params).logits, evaluated(name).logits)
-    assert float(abs(eager(dropping, params, jax.random.key(0)).logits - evaluated(name).logits).max()) > 1e-3
+    np.testing.assert_array_equal(run(dropping, params).logits, evaluated(name).logits)
+    assert float(abs(run(dropping, params, jax.random.key(0)).logits - evaluated(name).logits).max()) > 1e-3
 
 
 @pytest.mark.parametrize("name", PARAMETERS("counts"))
