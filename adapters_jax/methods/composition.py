@@ -133,6 +133,10 @@ class Composed(Method, abc.ABC):
     def components(self) -> Sequence[Method]:
         """The parts, in order."""
 
+    @abc.abstractmethod
+    def of_flat(self, parts: tuple[Method, ...]) -> "Composed":
+        """The same composition of its flattened parts."""
+
     @property
     def by_name(self) -> dict[str, Method]:
         """Part's name -> the part."""
@@ -211,6 +215,12 @@ class Composed(Method, abc.ABC):
             return {"encoder": runs["0"]} | outer
         return {"encoder": {start: run for start, run in runs.items() if run}} | outer
 
+    def flattened(self, adapters: Tree, config: BertConfig) -> tuple[Method, Tree]:
+        flat = [part.flattened(adapters.get(name, {}), config) for name, part in self.by_name.items()]
+        whole = self.of_flat(tuple(part for part, _ in flat))
+        named = zip(whole.by_name, flat, strict=True)
+        return whole, {name: tree for name, (_, tree) in named if tree}
+
     def invert(self, adapters: Tree, x: Hidden) -> Hidden:
         for name, part in reversed(self.by_name.items()):
             x = part.invert(adapters.get(name, {}), x)
@@ -265,6 +275,9 @@ class Compose(Composed):
 
     def components(self) -> Sequence[Method]:
         return self.parts
+
+    def of_flat(self, parts: tuple[Method, ...]) -> "Compose":
+        return Compose(parts)
 
     def prepare(self, tokenize: Callable[[str], list[int]], labels: Sequence[str]) -> "Compose":
         return Compose(self.prepared(tokenize, labels))

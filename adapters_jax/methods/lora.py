@@ -101,8 +101,10 @@ class Decomposed(nn.Module):
         norms = column_norms(kernel.astype(jnp.float32) + self.scale * (a @ b))
         ratio = magnitude / jax.lax.stop_gradient(norms)
         low = seen @ a.astype(x.dtype) @ b.astype(x.dtype) * self.scale
-        product = dense(seen) - across(dense.bias, x)
-        return dense(x) + across(ratio - 1, x) * product + across(ratio, x) * low
+        whole = dense(x)
+        # The same product where nothing is dropped: two would have two gradients by x.
+        product = (whole if seen is x else dense(seen)) - across(dense.bias, x)
+        return whole + across(ratio - 1, x) * product + across(ratio, x) * low
 
 
 @dataclasses.dataclass(frozen=True)

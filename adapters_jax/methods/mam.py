@@ -50,3 +50,6 @@ class MAM(Composed):
             Prefix(length=self.length, bottleneck=self.prefix_bottleneck),
             Parallel(bottleneck=self.bottleneck, scale=self.scale),
         )
+
+    def of_flat(self, parts: tuple[Method, ...]) -> "MAM":
+        return dataclasses.replace(self, prefix_bottleneck=0)

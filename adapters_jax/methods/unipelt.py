@@ -125,6 +125,10 @@ class GatedPart(Method):
         gates = adapters["encoder"]
         return {"encoder": {slot: leaves | {"gate": gates[slot]["gate"]} for slot, leaves in made.items()}}
 
+    def flattened(self, adapters: Tree, config: BertConfig) -> tuple[Method, Tree]:
+        part, _ = self.part.flattened(adapters, config)
+        return GatedPart(part), self.expand(adapters, None, config)
+
 
 @dataclasses.dataclass(frozen=True)
 class UniPELT(Composed):
@@ -158,3 +162,6 @@ class UniPELT(Composed):
             LoRA(rank=self.rank, alpha=float(self.rank)),
         )
         return tuple(GatedPart(part) for part in parts)
+
+    def of_flat(self, parts: tuple[Method, ...]) -> "UniPELT":
+        return dataclasses.replace(self, prefix_bottleneck=0)

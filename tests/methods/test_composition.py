@@ -142,8 +142,27 @@ def test_gates_do_not_see_padding():
     kernel, bias = (np.asarray(params["gate"][name]) for name in ("kernel", "bias"))
     each = (1 / (1 + np.exp(-(np.asarray(x) @ kernel + bias))))[..., 0]
     np.testing.assert_allclose(found, [each[0, :4].mean(), each[1].mean()], rtol=1e-5)
-    short = dataclasses.replace(ctx, mask=mask[:1, :4], input_ids=ctx.input_ids[:1, :4])
+    short = dataclasses.replace(ctx, mask=mask[:1, :4], input_ids=ctx.input_ids[:1, :4], hidden=x[:1, :4])
     np.testing.assert_allclose(Gate().apply({"params": params}, x[:1, :4], short)[0, 0, 0], found[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        aj.MAM(length=3, prefix_bottleneck=4, bottleneck=4),
+        aj.UniPELT(length=3, prefix_bottleneck=4, reduction_factor=4.0, rank=2),
+        aj.compose(aj.PTuning(length=3), aj.LoRA(rank=2), aj.Prompt(length=2)),
+    ],
+)
+def test_flattened_is_the_same_function_without_the_networks(method: aj.Method):
+    model, params = build(method)
+    flat, adapters = method.flattened(params["adapters"], TINY)
+    other = aj.Model(TINY, flat, THREE)
+    assert not any("prefix/prefix" in path or "p_tuning" in path for path in trees.flatten(adapters))
+    like = other.abstract(weights.abstract(TINY))["adapters"]
+    assert jax.tree.structure(adapters) == jax.tree.structure(like)
+    found = other.apply(params | {"adapters": adapters}, BATCH).logits
+    np.testing.assert_allclose(found, model.apply(params, BATCH).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_presets_are_compositions():

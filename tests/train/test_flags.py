@@ -87,7 +87,9 @@ def test_the_method_may_be_named_beside_its_fields_or_alone(tmp_path: Path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_resolved_configuration_gives_itself_again(tmp_path: Path, method: str):
-    config = flags.resolve(flags.parse(["--task=rte", f"--method={method}", "--steps=3", "--lr=1e-5", "--overwrite"]))
+    parts = ["--method.parts=lora:slots=query+key,prefix:length=3"] if method == "compose" else []
+    given = ["--task=rte", f"--method={method}", "--steps=3", "--lr=1e-5", "--overwrite", *parts]
+    config = flags.resolve(flags.parse(given))
     path = write(tmp_path, yaml.safe_dump(config.to_dict(), sort_keys=False))
     again = flags.resolve(flags.parse([f"--config={path}"]))
     assert again == dataclasses.replace(config, flags=dataclasses.replace(config.flags, overwrite=False))
