@@ -2,7 +2,8 @@
 
 A small random BERT (weights: recipe.backbone_tensor), adapters and a head drawn by their paths here, and which method
 of ours is to meet each case. In `peers.npz`, CASE/0/logits, CASE/1/logits, ... are the logits of each batch, CASE/loss
-and CASE/gradient/PATH the cross entropy of the first batch and its gradient by every trained leaf, in our layout.
+and CASE/gradient/PATH the cross entropy of the first batch and its gradient by every trained leaf, in our layout, and
+CASE/step/PATH that leaf after one AdamW step fed the recipe's gradients.
 """
 
 from collections.abc import Callable

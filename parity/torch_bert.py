@@ -52,3 +52,27 @@ def vectors(
             gradients = torch.autograd.grad(loss, [tensor for tensor, _ in trained.values()])
             for (path, (_, view)), gradient in zip(trained.items(), gradients, strict=True):
                 yield f"gradient/{path}", array(view(gradient))
+    yield from step({path: view(tensor) for path, (tensor, view) in trained.items()})
+
+
+def step(leaves: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves after one AdamW step fed the recipe's gradients, clipped by their global norm; biases do not decay."""
+    own = {path: torch.nn.Parameter(leaf.detach().clone()) for path, leaf in leaves.items()}
+    free = lambda path: path.endswith("/bias") or "norm/" in path
+    groups = [
+        {
+            "params": [leaf for path, leaf in own.items() if not free(path)],
+            "weight_decay": recipe.OPTIMIZER["weight_decay"],
+        },
+        {"params": [leaf for path, leaf in own.items() if free(path)], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=recipe.OPTIMIZER["lr"], betas=tuple(recipe.MOMENTS.values()), eps=recipe.ADAMW_EPS
+    )
+    for path, leaf in own.items():
+        fed = np.asarray(recipe.fed_gradient(path, 0, tuple(leaf.shape)))
+        leaf.grad = torch.from_numpy(fed).to(leaf.dtype)
+    torch.nn.utils.clip_grad_norm_(list(own.values()), recipe.OPTIMIZER["clip_norm"])
+    optimizer.step()
+    for path, leaf in own.items():
+        yield f"step/{path}", array(leaf)

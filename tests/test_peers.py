@@ -1,4 +1,4 @@
-"""Agreement with the methods of `adapters` and peft: logits and every trained leaf's gradient, in float32.
+"""Agreement with the methods of `adapters` and peft: logits, gradients, a step of each trained leaf, in float32.
 
 The vectors come from torch (parity/peers_oracle.py), on a small random BERT. Stored ones were made in float64; `make
 parity` derives them again and runs these tests on those. The bounds are fixed: a failure means the package is wrong.
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import adapters_jax as aj
-from adapters_jax import trees
+from adapters_jax import optim, trees
 from adapters_jax.bert import weights
 from parity import peers, recipe
 
 LOGITS = 1e-5
 GRADIENT = 1e-5  # of the leaf's norm
 ROUNDING = 1e-10  # absolutely: what float32 leaves of a scalar's gradient, terms of 1e-4 that nearly cancel
+UPDATE = 1e-6
 KEY_BIAS = 1e-6  # absolutely: its gradient is 0 in theory
 CONFIG = aj.BertConfig(**peers.CONFIG)
 
@@ -91,3 +92,24 @@ def test_gradients(case: str, golden: Path):
         gap = recipe.absolute_error(stored, prefix + path, np.asarray(gradient))
         if gap > (KEY_BIAS if path.endswith("key/bias") else ROUNDING):
             assert recipe.relative_error(stored, prefix + path, np.asarray(gradient)) <= GRADIENT, path
+
+
+@pytest.mark.parametrize("case", peers.METHODS)
+def test_an_optimizer_step_fed_the_same_gradients(case: str, golden: Path):
+    stored = vectors(golden)
+    model, params = build(case)
+    labels = model.labels(params)
+    trained, _ = trees.split(params, labels)
+    tx, _ = optim.make_optimizer("adamw", total_steps=100, warmup=0.0, schedule="constant", **recipe.OPTIMIZER)
+    tx = optim.freeze(tx, labels)
+
+    @jax.jit
+    def step(trained, gradients):
+        return optim.apply_updates(trained, tx.update(gradients, tx.init(trained), trained)[0])
+
+    fed = {path: recipe.fed_gradient(path, 0, leaf.shape) for path, leaf in trees.to_layers(trained).items()}
+    after = trees.to_layers(step(trained, trees.from_layers(fed, trained)))
+    prefix = f"{case}/step/"
+    assert sorted(after) == [path.removeprefix(prefix) for path in recipe.names(stored, prefix)]
+    for path, leaf in after.items():
+        assert recipe.absolute_error(stored, prefix + path, np.asarray(leaf)) <= UPDATE, path

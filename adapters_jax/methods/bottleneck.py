@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from flax import linen as nn
+from jax.nn.initializers import ones, zeros
 
 from adapters_jax.bert.config import BertConfig
-from adapters_jax.bert.ops import ACTIVATIONS
+from adapters_jax.bert.ops import ACTIVATIONS, Norm
 from adapters_jax.errors import ConfigError
 from adapters_jax.methods import checks, invertible
 from adapters_jax.methods.base import Method, is_layer_norm
@@ -32,6 +33,16 @@ Normalise = Callable[[Hidden], Hidden]
 Initialiser = Callable[..., Array]
 torch_uniform: Initialiser = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Uniform in +-1 / sqrt(inputs): torch's default for dense layers, kaiming_uniform(a=sqrt(5))."""
+
+
+class InnerNorm(nn.Module):
+    """A LayerNorm of the adapter's own, from scale 1 and bias 0; eps as in torch."""
+
+    @nn.compact
+    def __call__(self, x: Hidden) -> Hidden:
+        width = x.shape[-1:]
+        params = {name: self.param(name, init, width) for name, init in (("scale", ones), ("bias", zeros))}
+        return Norm(params, 1e-5)(x)
 
 
 class Bottleneck(nn.Module):
@@ -59,7 +70,7 @@ class Bottleneck(nn.Module):
         dense = lambda width, name, init: nn.Dense(width, name=name, dtype=x.dtype, kernel_init=init)
         act = ACTIVATIONS[self.activation]
         width = x.shape[-1]
-        x = nn.LayerNorm(epsilon=1e-5, name="norm", dtype=x.dtype)(x) if self.inner_norm else x
+        x = InnerNorm(name="norm")(x) if self.inner_norm else x
         inner = act(dense(self.bottleneck, "down", self.down_init)(x))
         for number in range(self.inner_layers):
             inner = act(dense(self.bottleneck, f"inner_{number}", self.down_init)(inner))
