@@ -268,7 +268,7 @@ def _model(where: Path, content: Mapping[str, Any], config: BertConfig, methods:
         method = fields.build("method", methods, content["method"])
         head = fields.build("head", HEADS, content["head"])
         return Model(config, method, head, dtype=content["dtype"])
-    except AdaptersJaxError as error:
+    except (AdaptersJaxError, ArithmeticError, TypeError, ValueError) as error:
         raise AdapterError(f"{where / manifest.NAME}: {manifest.one_line(error)}") from None
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from adapters_jax.errors import AdaptersJaxError, ConfigError, unknown
 
+LONGEST = 64
+"""Objects in one field, at most: what a class makes of more is the same refusal."""
+
 
 def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any]) -> Any:
     """The object whose `to_dict` gave `stored`: its class by "name", its fields by the rest; lists become tuples.
@@ -49,7 +52,8 @@ def nested(hint: Any) -> bool:
 def _parts(kind: str, classes: Mapping[str, type], key: str, values: Any) -> tuple:
     if not isinstance(values, list | tuple) or not all(isinstance(value, Mapping) for value in values):
         raise ConfigError(f"{kind}.{key}: expected a list of mappings, got {values!r:.80}")
-    return tuple(build(kind, classes, value) for value in values)
+    others = {name: cls for name, cls in classes.items() if not any(map(nested, typing.get_type_hints(cls).values()))}
+    return tuple(build(kind, others, value) for value in values[:LONGEST])
 
 
 def fits(value: Any, hint: Any) -> bool:

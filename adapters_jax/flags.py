@@ -1,7 +1,8 @@
 """Command-line values and YAML files to frozen dataclasses, by tyro, with errors of one line.
 
 YAML is flattened into the same `--name value` arguments as the command line's, so that a misspelled key or a wrong type
-is refused exactly like a flag, and `1e-3`, which YAML reads as a string, is a number. Nothing here imports JAX.
+is refused exactly like a flag, and `1e-3`, which YAML reads as a string, is a number. Nothing here imports JAX, but for
+methods that are parts of another.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import os
 import sys
 import types
 import typing
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,9 +105,13 @@ def _text(value: Any) -> str | None:
 
 
 def _part(stored: dict[str, Any]) -> str:
-    """A method among others, as its flag is written: `lora:slots=query+value:rank=8`."""
+    """A method among others, as its flag is written: `lora:slots=query+value:rank=8`; signs in texts as in a URL."""
     given = {name: value for name, value in stored.items() if name != "name" and value is not None}
-    shown = [f"{name}={'+'.join(map(str, v)) if isinstance(v, list | tuple) else v}" for name, v in given.items()]
+    quoted = lambda value: urllib.parse.quote(str(value), safe=" ")
+    shown = [
+        f"{name}={'+'.join(map(quoted, value)) if isinstance(value, list | tuple) else quoted(value)}"
+        for name, value in given.items()
+    ]
     return ":".join([str(stored.get("name")), *shown])
 
 
@@ -115,13 +121,18 @@ def _read_part(text: str, place: str) -> Any:
     name, *pairs = text.split(":")
     if name not in METHODS:
         raise ConfigError(f"{place}: {unknown('method', name, METHODS)}")
+    hints = typing.get_type_hints(METHODS[name])
+    if any(nested(hint) for hint in hints.values()):
+        raise ConfigError(f"{place}: expected {name}'s own parts in its place, got {text!r}")
     given = {}
     for pair in pairs:
         field, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"{place}: expected method:field=value:field=value, got {text!r}")
+        several = typing.get_origin(_strip_none(hints.get(field.replace("-", "_")))) is tuple
+        value = urllib.parse.unquote(value.replace("+", ",") if several else value)
         field = field.replace("_", "-")
-        given[field] = Given(field, value.replace("+", ","), f"{name}:{field} in {place}")
+        given[field] = Given(field, value, f"{name}:{field} in {place}")
     return fill(METHODS[name], given)
 
 

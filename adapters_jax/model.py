@@ -75,10 +75,15 @@ class Model:
             raise ConfigError(unknown("dtype", self.dtype, DTYPES))
         if self.remat not in REMAT:
             raise ConfigError(unknown("remat", self.remat, REMAT))
+        try:
+            hash(self.method)
+        except TypeError:
+            raise ConfigError(f"method: expected tuples in its fields, not lists, got {self.method}") from None
         self.method.check(self.config)
         if self.max_length < SHORTEST:
+            field = "method.length" if self.method.size == "length" else f"method {self.method.name}"
             raise ConfigError(
-                f"method.length: expected at most {self.config.max_position_embeddings - SHORTEST}, so that texts have "
+                f"{field}: expected at most {self.config.max_position_embeddings - SHORTEST}, so that texts have "
                 f"{SHORTEST} of the backbone's positions, got {self.method.positions(self.config)}"
             )
 
@@ -185,7 +190,15 @@ class Model:
             NotFoldable: the method's change is no change of weights.
         """
         backbone = self.method.fold(params["backbone"], params["adapters"])
-        return dataclasses.replace(self, method=Full()), params | {"backbone": backbone, "adapters": {}}
+        runs = [run for _, _, run in trees.runs(backbone["encoder"], self.config.num_hidden_layers)]
+        whole = backbone | {"encoder": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)}
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), whole)
+        return dataclasses.replace(self, method=Full()), params | {"backbone": wide, "adapters": {}}
+
+    def flattened(self, params: Tree) -> tuple["Model", Tree]:
+        """(model, params) of the same function without the networks that only make prefixes and prompts in training."""
+        method, adapters = self.method.flattened(params["adapters"], self.config)
+        return dataclasses.replace(self, method=method), params | {"adapters": adapters}
 
     def summary(self, backbone: Tree) -> Summary:
         """What is trained, counted without arrays; `backbone` as in `init`."""

@@ -119,6 +119,6 @@ def test_the_commands_of_the_guides_are_understood(path: str, command: str, monk
 
 
 def test_links_between_the_guides_lead_somewhere():
-    for path in (ROOT / "docs").rglob("*.md"):
+    for path in (*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"

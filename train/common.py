@@ -155,12 +155,14 @@ def result(
 
 def peak_memory_bytes() -> int:
     """The most memory in use so far: of the first device, where it tells, else of this process."""
-    if stats := jax.devices()[0].memory_stats():
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says there includes the process that started this one
-        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(kilobytes)
+        found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        if found:
+            return 1024 * int(found[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -120,7 +120,7 @@ class Config:
         flags = {k: v for k, v in dataclasses.asdict(self.flags).items() if v is not None}
         for other in ("config", "overwrite", "out_dir", "cache_dir"):
             flags.pop(other, None)
-        return {**flags, "method": {"name": self.flags.method, **self.method.to_dict()}}
+        return {**flags, "method": {"name": self.flags.method, **self.method.given()}}
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "python -m train.glue", description: str = "") -> Config:

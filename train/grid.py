@@ -1,4 +1,4 @@
-"""What a comparison can be told, and the runs that come of it, each known to be right before the first one starts."""
+"""What a comparison can be told, and the runs that come of it; all flags are checked before the first one starts."""
 
 import dataclasses
 import difflib

@@ -50,7 +50,7 @@ def measures(result: Mapping[str, Any], artefact_bytes: int) -> dict[str, Any]:
         "share": parameters["share"],
         "artefact_bytes": artefact_bytes,
         "rows_per_second": result["rows_per_second"],
-        "peak_memory_bytes": result["peak_memory_bytes"],
+        "peak_memory_bytes": result.get("peak_memory_bytes", 0),
         "seconds": result["seconds"],
     }
 

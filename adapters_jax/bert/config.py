@@ -6,7 +6,7 @@ from typing import Any
 
 from adapters_jax.errors import BackboneError
 
-ACTIVATIONS = ("gelu", "gelu_new", "relu")
+HIDDEN_ACTS = ("gelu", "gelu_new", "relu")
 _IGNORED = "position_embedding_type", "is_decoder", "add_cross_attention"
 
 
@@ -41,8 +41,8 @@ class BertConfig:
             raise BackboneError(
                 f"config: hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads"
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise BackboneError(f"config: hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}")
+        if self.hidden_act not in HIDDEN_ACTS:
+            raise BackboneError(f"config: hidden_act must be one of {', '.join(HIDDEN_ACTS)}, got {self.hidden_act!r}")
 
     @property
     def head_width(self) -> int:

@@ -25,7 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Any], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "linear": lambda x: x,
 }
-"""By Hugging Face's names: "gelu" is the exact form (erf), "gelu_new" the tanh form of BERT's first release."""
+"""By Hugging Face's names, where it has one: "gelu" is the exact form (erf), "gelu_new" the tanh form of BERT's first
+release."""
 
 
 def across(vector: Float[Array, " d"], x: Array) -> Array:

@@ -163,6 +163,10 @@ class Method(abc.ABC):
         """Name and hyper-parameters, for the manifest."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore
 
+    def given(self) -> dict[str, Any]:
+        """The same without what follows from the rest: for files in which people change a field or two."""
+        return self.to_dict()
+
 
 def is_layer_norm(path: str) -> bool:
     """Whether a path is that of a LayerNorm of the backbone: `backbone/encoder/3/attn_norm/scale`."""

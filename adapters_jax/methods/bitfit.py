@@ -46,6 +46,7 @@ class BitFit(Method):
             batch_size=8,
             warmup=0.0,
             schedule="constant",
+            weight_decay=0.0,
             source="benzakenelad/BitFit: README and glue_evaluator.py",
         )
 

@@ -84,6 +84,7 @@ class AdapterMerge(nn.Module):
     `delta` is offered on its own, so that several can stand in one place; `adapter_input` is what the bottleneck sees.
     """
 
+    additive: ClassVar[bool] = True
     adapter: Bottleneck
 
     def setup(self) -> None:
@@ -163,7 +164,7 @@ class BottleneckMethod(Method, abc.ABC):
         if self.bottleneck is not None:
             checks.whole("bottleneck", self.bottleneck)
         if self.reduction_factor is not None:
-            checks.number("reduction_factor", self.reduction_factor, above=0.0)
+            checks.number("reduction_factor", self.reduction_factor, least=1e-3)
         for width in self.sizes:
             checks.whole("sizes", width, least=0)
         if self.sizes and (self.layers is not None or not any(self.sizes)):
@@ -172,7 +173,16 @@ class BottleneckMethod(Method, abc.ABC):
         checks.some_of("slots", self.slots, MERGE)
         checks.rate("dropout", self.dropout)
         checks.whole("inner_layers", self.inner_layers, least=0)
-        checks.number("invertible_factor", self.invertible_factor, above=0.0)
+        checks.number("invertible_factor", self.invertible_factor, least=1e-3)
+
+    def given(self) -> dict[str, Any]:
+        published = self.published()
+        return {name: None if published.get(name) == value else value for name, value in self.to_dict().items()}
+
+    def check(self, config: BertConfig) -> None:
+        super().check(config)
+        if self.invertible and config.hidden_size % 2:
+            raise ConfigError(f"method.invertible: expected a backbone of even width, got {config.hidden_size}")
 
     def widths(self, config: BertConfig) -> tuple[int, ...]:
         """The inner width in each layer; 0 where it carries none."""

@@ -19,6 +19,7 @@ and is trained as its own labels say. Where parts meet in one slot:
 import abc
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -32,7 +33,15 @@ from adapters_jax.methods.base import LAYER_ARGUMENTS, Method, Recipe
 from adapters_jax.slots import MERGE, PROJECT, Context, Modules
 from adapters_jax.types import Array, Float, Hidden, Key, Mask, Tree
 
+MOST = 16
+"""Parts of one composition."""
+
 Named = tuple[tuple[str, nn.Module], ...]
+
+
+def adds(module: nn.Module) -> bool:
+    """Whether a merge module only adds something to y, which it offers by itself as `delta`."""
+    return getattr(module, "additive", False)
 
 
 class Joint(nn.Module):
@@ -65,16 +74,6 @@ class _Around:
     def __call__(self, x: Array) -> Array:
         return self.module(x, self.inner, self.ctx)
 
-    def kernel(self) -> Array:
-        raise ConfigError(
-            f"compose: {self.module.name} has no weights of its own to show: what reads a layer's weights, such as "
-            "DoRA, must be the first part in its slot"
-        )
-
-    @property
-    def bias(self) -> Array:
-        return self.kernel()
-
 
 class JointMerge(Joint):
     """norm(residual + y + sum of deltas), or the part without a delta on that y."""
@@ -82,9 +81,9 @@ class JointMerge(Joint):
     @nn.compact
     def __call__(self, y: Hidden, residual: Hidden, norm: Callable[[Hidden], Hidden], ctx: Context) -> Hidden:
         children = self.children()
-        deltas = [module.delta(y, residual, norm, ctx) for module in children if hasattr(module, "delta")]
+        deltas = [module.delta(y, residual, norm, ctx) for module in children if adds(module)]
         y = functools.reduce(lambda total, delta: total + delta, deltas, y)
-        last = [module for module in children if not hasattr(module, "delta")]
+        last = [module for module in children if not adds(module)]
         return last[0](y, residual, norm, ctx) if last else norm(residual + y)
 
 
@@ -141,9 +140,10 @@ class Composed(Method, abc.ABC):
     def by_name(self) -> dict[str, Method]:
         """Part's name -> the part."""
         found: dict[str, Method] = {}
+        times: dict[str, int] = {}
         for part in self.components():
-            same = sum(1 for name in found if name.rstrip("_0123456789") == part.name)
-            found[part.name if not same else f"{part.name}_{same + 1}"] = part
+            times[part.name] = times.get(part.name, 0) + 1
+            found[part.name if times[part.name] == 1 else f"{part.name}_{times[part.name]}"] = part
         return found
 
     def check(self, config: BertConfig) -> None:
@@ -156,13 +156,19 @@ class Composed(Method, abc.ABC):
                 self._refuse(slot, dict(named))
 
     def _refuse(self, slot: str, named: Mapping[str, nn.Module]) -> None:
-        whole = [name for name, module in named.items() if slot in MERGE and not hasattr(module, "delta")]
+        whole = [name for name, module in named.items() if slot in MERGE and not adds(module)]
         if len(whole) > 1:
             raise ConfigError(
                 f"compose: {' and '.join(whole)} both replace the whole of {slot}: expected one such part"
             )
         if slot == "output" and len(named) > 1:
             raise ConfigError(f"compose: {' and '.join(named)} both stand in the slot output: expected one such part")
+        late = [name for name, module in list(named.items())[1:] if getattr(module, "reads_weights", False)]
+        if late:
+            raise ConfigError(
+                f"compose: {late[0]} reads the layer's own weights at {slot}: expected it as the first part there, got "
+                f"{', '.join(named)}"
+            )
         places = {getattr(module, "place", None) for module in named.values()}
         if slot == "embed" and len(places) > 1:
             raise ConfigError(f"compose: {' and '.join(named)} stand at different places of the embeddings: {places}")
@@ -187,9 +193,6 @@ class Composed(Method, abc.ABC):
 
     def positions(self, config: BertConfig) -> int:
         return sum(part.positions(config) for part in self.components())
-
-    def prepared(self, tokenize: Callable[[str], list[int]], labels: Sequence[str]) -> tuple[Method, ...]:
-        return tuple(part.prepare(tokenize, labels) for part in self.components())
 
     def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
         made = {
@@ -265,8 +268,13 @@ class Compose(Composed):
     parts: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            raise ConfigError("method.parts: expected at least one method, such as prefix,lora, got none")
+        spliced = [part.parts if isinstance(part, Compose) else (part,) for part in self.parts]
+        object.__setattr__(self, "parts", tuple(itertools.chain.from_iterable(spliced)))
+        if not 1 <= len(self.parts) <= MOST:
+            raise ConfigError(f"method.parts: expected 1 to {MOST} methods, such as prefix,lora, got {len(self.parts)}")
+        alone = [part.name for part in self.parts if isinstance(part, Composed)]
+        if alone:
+            raise ConfigError(f"method.parts: {alone[0]} is a composition itself: expected its parts in its place")
 
     @property
     def recipe(self) -> Recipe:
@@ -280,10 +288,13 @@ class Compose(Composed):
         return Compose(parts)
 
     def prepare(self, tokenize: Callable[[str], list[int]], labels: Sequence[str]) -> "Compose":
-        return Compose(self.prepared(tokenize, labels))
+        return Compose(tuple(part.prepare(tokenize, labels) for part in self.parts))
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "parts": [part.to_dict() for part in self.parts]}
+
+    def given(self) -> dict[str, Any]:
+        return {"name": self.name, "parts": [part.given() for part in self.parts]}
 
 
 def compose(*parts: Method) -> Compose:

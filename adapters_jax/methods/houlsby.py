@@ -55,7 +55,7 @@ two standard deviations"); AdapterHub's `double_seq_bn`, whose normal is not cut
 INSERTIONS = ("serial", "gated")
 
 
-class GatedMerge(AdapterMerge):
+class MultiplicativeMerge(AdapterMerge):
     """norm(residual + y * (1 + B(residual)))."""
 
     def adapter_input(self, y: Hidden, residual: Hidden, norm: Normalise) -> Hidden:
@@ -68,6 +68,9 @@ class GatedMerge(AdapterMerge):
 @dataclasses.dataclass(frozen=True)
 class Houlsby(BottleneckMethod):
     """Houlsby et al. (2019), https://arxiv.org/abs/1902.00751. Further fields: `BottleneckMethod`.
+
+    Fields that are None are filled in by the preset, so `dataclasses.replace` keeps them: for another preset make a new
+    object.
 
     Attributes:
         preset: "adapter-bert" (the released code), "paper" (its text), which differ in how kernels start, or
@@ -107,4 +110,4 @@ class Houlsby(BottleneckMethod):
         return draw(self.init_std), draw(self.init_std)
 
     def merge(self, slot: str, adapter: Bottleneck) -> nn.Module:
-        return SerialMerge(adapter) if self.insertion == "serial" else GatedMerge(adapter)
+        return SerialMerge(adapter) if self.insertion == "serial" else MultiplicativeMerge(adapter)

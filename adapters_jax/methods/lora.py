@@ -49,6 +49,11 @@ def column_norms(kernel: Float[Array, "*l i o"]) -> Float[Array, "*l o"]:
     return jnp.linalg.norm(jnp.asarray(kernel, jnp.float32), axis=-2)
 
 
+def _ratio(magnitude: Float[Array, " o"], norms: Float[Array, " o"]) -> Float[Array, " o"]:
+    """magnitude / norms; 1 for a column of zeros, which has no direction to scale."""
+    return jnp.where(norms > 0, magnitude / jnp.where(norms > 0, norms, 1.0), 1.0)
+
+
 def _factors(module: Any, inputs: int, outputs: int) -> tuple[Array, Array]:
     a = module.param("a", INITS[module.init_a], (inputs, module.rank))
     return a, module.param("b", nn.initializers.zeros, (module.rank, outputs))
@@ -87,6 +92,8 @@ class LowRank(nn.Module):
 class Decomposed(nn.Module):
     """DoRA: the columns of W + scale A B scaled to a trained norm. Attributes: as of `LowRank`."""
 
+    reads_weights: ClassVar[bool] = True
+
     rank: int
     scale: float
     init_a: str = "loralib"
@@ -98,8 +105,9 @@ class Decomposed(nn.Module):
         a, b = _factors(self, *kernel.shape)
         # The backbone's norms take the place of these ones once it is known (LoRA.initialise).
         magnitude = self.param("magnitude", nn.initializers.ones, kernel.shape[1:])
-        norms = column_norms(kernel.astype(jnp.float32) + self.scale * (a @ b))
-        ratio = magnitude / jax.lax.stop_gradient(norms)
+        # On accelerators a float32 product is otherwise one of bfloat16.
+        change = self.scale * jnp.matmul(a, b, precision="highest")
+        ratio = _ratio(magnitude, jax.lax.stop_gradient(column_norms(kernel.astype(jnp.float32) + change)))
         low = seen @ a.astype(x.dtype) @ b.astype(x.dtype) * self.scale
         whole = dense(x)
         # The same product where nothing is dropped: two would have two gradients by x.
@@ -226,6 +234,6 @@ class LoRA(Method):
                 return leaf
             # On TPUs a float32 product is otherwise one of bfloat16.
             moved = leaf + sign * sizes[slot][1] * jnp.matmul(own["a"], own["b"], precision="highest")
-            return moved * (own["magnitude"] / column_norms(moved))[:, None] if self.dora else moved
+            return moved * _ratio(own["magnitude"], column_norms(moved))[:, None] if self.dora else moved
 
         return folding.rewrite(backbone, adapters, change)

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe
 from adapters_jax.methods.composition import Composed
 from adapters_jax.methods.parallel import RECIPE, Parallel
@@ -39,6 +40,7 @@ class MAM(Composed):
     scale: float = 4.0
 
     def __post_init__(self) -> None:
+        checks.whole("prefix_bottleneck", self.prefix_bottleneck, least=0)
         self.components()
 
     @property

@@ -79,6 +79,7 @@ class PrefixMethod(Method):
     """
 
     size: ClassVar[str | None] = "length"
+    not_foldable: ClassVar[str] = "its keys and values stand beside the layers' own"
     length: int
     dropout: float
     layers: tuple[int, ...] | None

@@ -85,6 +85,7 @@ class PromptMethod(Method):
     """
 
     size: ClassVar[str | None] = "length"
+    not_foldable: ClassVar[str] = "its rows stand in front of the text"
     length: int
     insertion: str
     read: str
@@ -139,8 +140,8 @@ class Prompt(PromptMethod):
                 f"method.length: expected at least {len(self.init_tokens)}, a row for each class, got {self.length}"
             )
         for row in self.init_tokens:
-            if not row.split() or not all(token.isdecimal() for token in row.split()):
-                raise ConfigError(f"method.init_tokens: expected ids with blanks between them, got {row!r}")
+            if not row.split() or not all(token.isdecimal() and len(token) < 10 for token in row.split()):
+                raise ConfigError(f"method.init_tokens: expected ids with blanks between them, got {row!r:.80}")
 
     @property
     def recipe(self) -> Recipe:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adapters_jax.bert.config import BertConfig
+from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe
 from adapters_jax.methods.composition import Composed
 from adapters_jax.methods.lora import LoRA
@@ -73,6 +74,8 @@ class GatedKeyValue(Gated):
 
 class GatedMerge(Gated):
     """The adapter's delta, times the gate of its input."""
+
+    additive: ClassVar[bool] = True
 
     def delta(self, y: Hidden, residual: Hidden, norm: Callable[[Hidden], Hidden], ctx: Context) -> Hidden:
         gate = self.open(self.inner.adapter_input(y, residual, norm), ctx)
@@ -149,6 +152,7 @@ class UniPELT(Composed):
     rank: int = 8
 
     def __post_init__(self) -> None:
+        checks.whole("prefix_bottleneck", self.prefix_bottleneck, least=0)
         self.components()
 
     @property

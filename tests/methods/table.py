@@ -12,6 +12,11 @@ SHORT_BASE = aj.BertConfig.base(num_hidden_layers=3)
 TOKENS = ROWS * LENGTH
 
 
+BETWEEN = "its modules stand between the layers' own"
+BESIDE = "its keys and values stand beside the layers' own"
+FRONT = "its rows stand in front of the text"
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One method.
@@ -23,7 +28,7 @@ class Row:
         published: as it is counted; None where another row counts the same.
         counts: parameters on BERT-base and BERT-large, without the head.
         extra: the matrix products that it adds on SHORT_BASE.
-        folds: how it folds: "both" ways, "forth", or why it does not.
+        folds: how it folds: "both" ways, "forth", or why it does not, in the method's own words.
         no_gradient: trained leaves without a gradient, and why.
     """
 
@@ -32,7 +37,7 @@ class Row:
     published: aj.Method | None = None
     counts: tuple[int, int] | None = None
     extra: Extra | None = None
-    folds: str = "modules between the layers' own"
+    folds: str = BETWEEN
     no_gradient: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -192,40 +197,57 @@ ROWS_BY_NAME: dict[str, Row] = {
         aj.Prefix(),
         (9_872_384, 25_770_496),
         Extra(prefix=30, setup=mlp(30, 512)),
+        folds=BESIDE,
     ),
     "prefix flat": Row(
-        aj.Prefix(length=5, bottleneck=0), None, aj.Prefix(bottleneck=0), (552_960, 1_474_560), Extra(prefix=30)
+        aj.Prefix(length=5, bottleneck=0),
+        None,
+        aj.Prefix(bottleneck=0),
+        (552_960, 1_474_560),
+        Extra(prefix=30),
+        folds=BESIDE,
     ),
-    "prefix offset": Row(aj.Prefix(length=5, bottleneck=0, position_offset=True), None),
+    "prefix offset": Row(aj.Prefix(length=5, bottleneck=0, position_offset=True), None, folds=BESIDE),
     "prefix top layer": Row(
         aj.Prefix(length=5, bottleneck=8, layers=(2,)),
         None,
         aj.Prefix(bottleneck=0, layers=(2,)),
         (46_080, 61_440),
         Extra(prefix=30, layers=(2,)),
+        folds=BESIDE,
     ),
-    "p_tuning_v2": Row(aj.PTuningV2(length=5), None, aj.PTuningV2(), (368_640, 983_040), Extra(prefix=20)),
-    "p_tuning_v2 projection": Row(aj.PTuningV2(length=5, projection=True, bottleneck=8), None),
-    "prompt": Row(aj.Prompt(length=5), None, aj.Prompt(length=20), (15_360, 20_480), Extra(rows=20)),
+    "p_tuning_v2": Row(
+        aj.PTuningV2(length=5), None, aj.PTuningV2(), (368_640, 983_040), Extra(prefix=20), folds=BESIDE
+    ),
+    "p_tuning_v2 projection": Row(aj.PTuningV2(length=5, projection=True, bottleneck=8), None, folds=BESIDE),
+    "prompt": Row(aj.Prompt(length=5), None, aj.Prompt(length=20), (15_360, 20_480), Extra(rows=20), folds=FRONT),
     "prompt encoder": Row(
-        aj.Prompt(length=5, insertion="encoder", init="uniform"), None, aj.Prompt(length=100), (76_800, 102_400)
+        aj.Prompt(length=5, insertion="encoder", init="uniform"),
+        None,
+        aj.Prompt(length=100),
+        (76_800, 102_400),
+        folds=FRONT,
     ),
-    "prompt first": Row(aj.Prompt(length=5, read="first"), None),
-    "prompt ensemble": Row(aj.Prompt(length=5, ensemble=3), None, aj.Prompt(length=20, ensemble=5), (76_800, 102_400)),
+    "prompt first": Row(aj.Prompt(length=5, read="first"), None, folds=FRONT),
+    "prompt ensemble": Row(
+        aj.Prompt(length=5, ensemble=3), None, aj.Prompt(length=20, ensemble=5), (76_800, 102_400), folds=FRONT
+    ),
     "p_tuning": Row(
         aj.PTuning(length=5),
         None,
         aj.PTuning(),
         (8_278_272, 14_707_712),
         Extra(rows=9, setup=3 * 2.0 * 9 * (7_090_176 + 1_181_184)),
+        folds=FRONT,
     ),
-    "p_tuning mlp": Row(aj.PTuning(length=5, encoder="mlp", preset="peft"), None),
+    "p_tuning mlp": Row(aj.PTuning(length=5, encoder="mlp", preset="peft"), None, folds=FRONT),
     "mam": Row(
         aj.MAM(length=5, prefix_bottleneck=8, bottleneck=8),
         None,
         aj.MAM(),
         (22_493_984, 65_424_160),
         Extra(prefix=30, inner={"ffn_merge": 384}, serial=False, setup=mlp(30, 800)),
+        folds=BESIDE,
     ),
     "unipelt": Row(
         aj.UniPELT(length=5, prefix_bottleneck=8, reduction_factor=2.0, rank=4),

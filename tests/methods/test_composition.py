@@ -105,7 +105,7 @@ def test_stored_and_rebuilt():
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        ((), "at least one method"),
+        ((), "expected 1 to 16 methods"),
         ((aj.Lin(bottleneck=2), aj.Lin(bottleneck=4)), "lin and lin_2 both replace the whole of ffn_merge"),
         ((aj.Prompt(length=2, read="first"), aj.Prompt(length=2, read="first")), "both stand in the slot output"),
         ((aj.Prompt(length=2), aj.Prompt(length=2, insertion="encoder")), "at different places"),
@@ -120,9 +120,30 @@ def test_what_cannot_be_combined_is_refused(parts, match):
 
 def test_what_reads_weights_comes_first():
     aj.Model(TINY, aj.compose(aj.LoRA(rank=2, dora=True), aj.LoRA(rank=2)), THREE)
-    model, params = build(aj.compose(aj.LoRA(rank=2), aj.LoRA(rank=2, dora=True)))
-    with pytest.raises(ConfigError, match="must be the first part in its slot"):
-        model.apply(params, BATCH)
+    with pytest.raises(
+        ConfigError, match="lora_2 reads the layer's own weights at query: expected it as the first part"
+    ):
+        aj.Model(TINY, aj.compose(aj.LoRA(rank=2), aj.LoRA(rank=2, dora=True)), THREE)
+
+
+@pytest.mark.parametrize("name", [name for name in aj.METHODS if name not in ("compose", "mam", "unipelt")])
+def test_two_of_a_kind_are_both_there(name: str):
+    method = aj.compose(aj.METHODS[name](), aj.METHODS[name]())
+    assert list(method.by_name) == [name, f"{name}_2"]
+
+
+def test_compositions_in_compositions():
+    inner = aj.compose(aj.LoRA(rank=2), aj.Prefix(length=2))
+    assert aj.compose(inner, aj.IA3()) == aj.compose(*inner.parts, aj.IA3())
+    with pytest.raises(ConfigError, match="mam is a composition itself: expected its parts"):
+        aj.compose(aj.MAM(), aj.LoRA())
+    with pytest.raises(ConfigError, match="expected 1 to 16 methods"):
+        aj.compose(*[aj.LoRA()] * 17)
+    stored = {"name": "compose", "parts": []}
+    for _ in range(400):
+        stored = {"name": "compose", "parts": [stored]}
+    with pytest.raises(ConfigError, match="unknown method 'compose'"):
+        fields.build("method", aj.METHODS, stored)
 
 
 def test_folding_needs_all_parts_to_fold():

@@ -48,7 +48,10 @@ def test_top_n_trains_whole_layers_and_the_pooler(top: int):
     ("make", "match"),
     [
         (lambda: aj.Pfeiffer(bottleneck=0), "method.bottleneck: expected a whole number of at least 1, got 0"),
-        (lambda: aj.Lin(reduction_factor=0.0), "method.reduction_factor: expected a finite number above 0, got 0"),
+        (
+            lambda: aj.Lin(reduction_factor=0.0),
+            "method.reduction_factor: expected a finite number of at least 0.001, got 0",
+        ),
         (lambda: aj.Lin(reduction_factor=32.0), "method.reduction_factor: expected at most 16, got 32"),
         (lambda: aj.Parallel(activation="swich"), "unknown activation 'swich'.*did you mean 'swish'"),
         (lambda: aj.Parallel(slots=("ffn_marge",)), "unknown slots 'ffn_marge'.*did you mean 'ffn_merge'"),
@@ -60,6 +63,16 @@ def test_top_n_trains_whole_layers_and_the_pooler(top: int):
         (lambda: aj.Houlsby(sizes=(0, 0, 0)), "method.sizes: expected a width for each layer"),
         (lambda: aj.Houlsby(inner_layers=-1), "method.inner_layers"),
         (lambda: aj.ScaledParallel(scale=float("nan")), "method.scale: expected a finite number above 0, got nan"),
+        (
+            lambda: aj.Lin(reduction_factor=1e-310),
+            "method.reduction_factor: expected a finite number of at least 0.001",
+        ),
+        (lambda: aj.Pfeiffer(invertible=True, invertible_factor=1e-310), "method.invertible_factor: expected a finite"),
+        (lambda: aj.Prompt(init_tokens=("9" * 5000,)), "method.init_tokens: expected ids"),
+        (
+            lambda: aj.MAM(prefix_bottleneck=-1),
+            "method.prefix_bottleneck: expected a whole number of at least 0, got -1",
+        ),
         (lambda: aj.BitFit(biases=("quary",)), "unknown biases 'quary'.*did you mean 'query'"),
         (lambda: aj.LayerNormTuning(layers=(5,)), "method.layers"),
         (lambda: aj.TopN(top=4), "method.top: expected at most 3 layers, got 4"),

@@ -95,6 +95,28 @@ def test_the_resolved_configuration_gives_itself_again(tmp_path: Path, method: s
     assert again == dataclasses.replace(config, flags=dataclasses.replace(config.flags, overwrite=False))
 
 
+def test_a_field_of_a_stored_configuration_can_be_changed(tmp_path: Path):
+    """What a preset filled in follows the new preset; one size takes the place of another."""
+    again = lambda config, *given: flags.parse([f"--config={config}", *given]).method
+    path = write(tmp_path, yaml.safe_dump(flags.resolve(flags.parse(["--task=rte"])).to_dict()))
+    assert again(path, "--method.preset=adapterhub") == METHODS["houlsby"](preset="adapterhub")
+    path = write(tmp_path, yaml.safe_dump(flags.resolve(flags.parse(["--task=rte", "--method=pfeiffer"])).to_dict()))
+    assert again(path, "--method.bottleneck=32") == METHODS["pfeiffer"](bottleneck=32)
+
+
+def test_parts_of_a_composition_keep_their_texts(tmp_path: Path):
+    given = [
+        "--task=rte",
+        "--method=compose",
+        "--method.parts=prompt:init=text:text=good%2C or a+b%3A,parallel:scale=2",
+    ]
+    config = flags.resolve(flags.parse(given))
+    first, second = config.method.parts
+    assert (first.text, second.scale) == ("good, or a+b:", 2.0)
+    path = write(tmp_path, yaml.safe_dump(config.to_dict()))
+    assert flags.parse([f"--config={path}"]).method == config.method
+
+
 def test_toy_needs_no_task():
     assert resolved("--data=toy").task == "toy"
 
