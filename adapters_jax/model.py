@@ -184,16 +184,16 @@ class Model:
         return self.method.penalty(params["adapters"])
 
     def fold(self, params: Tree) -> tuple["Model", Tree]:
-        """(model, params) of the same function without adapters, which are folded into the backbone's weights. Pure.
+        """(model, params) of the same function without adapters, folded into the backbone's weights, in float32. Pure.
 
         Raises:
             NotFoldable: the method's change is no change of weights.
         """
-        backbone = self.method.fold(params["backbone"], params["adapters"])
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["backbone"])
+        backbone = self.method.fold(wide, params["adapters"])
         runs = [run for _, _, run in trees.runs(backbone["encoder"], self.config.num_hidden_layers)]
         whole = backbone | {"encoder": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)}
-        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), whole)
-        return dataclasses.replace(self, method=Full()), params | {"backbone": wide, "adapters": {}}
+        return dataclasses.replace(self, method=Full()), params | {"backbone": whole, "adapters": {}}
 
     def flattened(self, params: Tree) -> tuple["Model", Tree]:
         """(model, params) of the same function without the networks that only make prefixes and prompts in training."""

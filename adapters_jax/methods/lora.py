@@ -49,7 +49,7 @@ def column_norms(kernel: Float[Array, "*l i o"]) -> Float[Array, "*l o"]:
     return jnp.linalg.norm(jnp.asarray(kernel, jnp.float32), axis=-2)
 
 
-def _ratio(magnitude: Float[Array, " o"], norms: Float[Array, " o"]) -> Float[Array, " o"]:
+def _ratio(magnitude: Float[Array, "*l o"], norms: Float[Array, "*l o"]) -> Float[Array, "*l o"]:
     """magnitude / norms; 1 for a column of zeros, which has no direction to scale."""
     return jnp.where(norms > 0, magnitude / jnp.where(norms > 0, norms, 1.0), 1.0)
 

@@ -257,10 +257,12 @@ def test_folds_in_float32_whatever_the_backbones_type():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), BACKBONE)
     model, params = tiny(aj.LoRA(rank=4), half)
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
-    found = model.fold(params)[1]["backbone"]["encoder"]["query"]["kernel"]
-    exact = aj.LoRA(rank=4).fold(wide, params["adapters"])["encoder"]["query"]["kernel"]
+    query = lambda backbone: backbone["encoder"]["query"]["kernel"]
+    exact = query(model.method.fold(wide, params["adapters"]))
+    found = query(model.method.fold(half, params["adapters"]))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(query(model.fold(params)[1]["backbone"]), exact)
 
 
 def test_what_is_no_change_of_weights_is_not_folded():

@@ -72,7 +72,7 @@ def test_prompts_take_the_first_positions_and_type_0():
     mask = jnp.pad(BATCH["mask"], ((0, 0), (2, 0)), constant_values=1)
     plain = aj.Model(TINY, aj.HeadOnly(), THREE)
     text = {"input_ids": ids, "token_type_ids": types, "mask": mask}
-    expected = plain.apply(params | {"adapters": {}}, text).hidden[:, 2:]
+    expected = jax.jit(plain.apply)(params | {"adapters": {}}, text).hidden[:, 2:]
     np.testing.assert_allclose(run(model, params).hidden, expected, atol=1e-6)
 
 

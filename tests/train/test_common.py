@@ -21,5 +21,5 @@ def test_the_peak_is_the_process_s_and_does_not_fall():
 
 def test_a_device_that_counts_its_memory_is_asked(monkeypatch: pytest.MonkeyPatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 5, "peak_bytes_in_use": 7})
-    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
     assert common.peak_memory_bytes() == 7
