@@ -14,7 +14,8 @@ BASELINE = "top_n"
 """Drawn in black and dashed."""
 REFERENCES = {"full": "--", "head": ":"}
 """Horizontal lines, as they have one size; the head alone has no place on an axis of parameters without the head."""
-MARKERS = "osv^DPX*<>"
+MARKERS = "osv^DPX*<"
+"""Nine, beside ten colours: the first ninety methods look different."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ def figure(rows: Sequence[Row], metric: str, title: str) -> Any:
     """
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(7.5, 5), layout="constrained")
+    drawing = Figure(figsize=(9, 5), layout="constrained")
     axes = drawing.add_subplot()
     axes.set_xscale("log")
     axes.set(xlabel="trained parameters, without the head", ylabel=f"{metric}, points", title=title)
@@ -162,5 +163,5 @@ def figure(rows: Sequence[Row], metric: str, title: str) -> Any:
         bars = [100 * (row.spread or 0.0) for row in own]
         axes.errorbar([row.parameters for row in own], scores, bars if any(bars) else None, capsize=3, **style)
     if rows:
-        axes.legend(fontsize="small")
+        drawing.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return drawing
