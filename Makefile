@@ -67,6 +67,7 @@ parity: setup $(PARITY_STAMP)  ## derive the golden vectors again with torch, co
 	$(PARITY_PY) -m parity.peers_oracle --out build/parity
 	$(PY) -m parity.compare tests/golden build/parity
 	$(PY) -m pytest tests/test_parity.py tests/test_peers.py --golden build/parity
+	$(PY) -m pytest tests/bert/heads/test_masked_lm.py -k torch --golden build/parity
 
 wheel: setup  ## build the wheel, install it into a fresh environment elsewhere, use it there
 	PYTHON=$(PY) .ci/wheel_smoke

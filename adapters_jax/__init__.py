@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from adapters_jax.artefact import load_adapter, save_adapter
     from adapters_jax.bert.backbone import Backbone, load_backbone
     from adapters_jax.bert.config import BertConfig
-    from adapters_jax.bert.heads import HEADS, Classification, Regression
+    from adapters_jax.bert.heads import HEADS, Classification, DependencyHead, MaskedLM, Regression, Relation
     from adapters_jax.errors import AdaptersJaxError
     from adapters_jax.methods import (
         IA3,
         MAM,
         METHODS,
+        AdapterDrop,
         BitFit,
         Compose,
+        Frozen,
         Full,
+        Fusion,
         HeadOnly,
         Houlsby,
+        KAdapter,
         LayerNormTuning,
         Lin,
         LoRA,
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
         PTuningV2,
         Recipe,
         ScaledParallel,
+        Stack,
         TopN,
         UniPELT,
         arithmetic,
@@ -45,26 +50,33 @@ if TYPE_CHECKING:
     from adapters_jax.model import Model, Output
     from adapters_jax.optim import apply_updates, freeze
     from adapters_jax.serving.predictor import Predictor
-    from adapters_jax.training.loop import fit
+    from adapters_jax.serving.shared import together
+    from adapters_jax.training.fit import fit
     from adapters_jax.trees import join, split
 
 _HOMES = {
+    "AdapterDrop": "methods",
     "AdaptersJaxError": "errors",
     "Backbone": "bert.backbone",
     "BertConfig": "bert.config",
     "BitFit": "methods",
     "Classification": "bert.heads",
     "Compose": "methods",
+    "DependencyHead": "bert.heads",
+    "Frozen": "methods",
     "Full": "methods",
+    "Fusion": "methods",
     "HEADS": "bert.heads",
     "HeadOnly": "methods",
     "Houlsby": "methods",
     "IA3": "methods",
+    "KAdapter": "methods",
     "LayerNormTuning": "methods",
     "Lin": "methods",
     "LoRA": "methods",
     "MAM": "methods",
     "METHODS": "methods",
+    "MaskedLM": "bert.heads",
     "Method": "methods",
     "Model": "model",
     "Output": "model",
@@ -72,24 +84,27 @@ _HOMES = {
     "PTuningV2": "methods",
     "Parallel": "methods",
     "Pfeiffer": "methods",
+    "Predictor": "serving.predictor",
     "Prefix": "methods",
     "Prompt": "methods",
-    "Predictor": "serving.predictor",
     "Recipe": "methods",
     "Regression": "bert.heads",
+    "Relation": "bert.heads",
     "ScaledParallel": "methods",
+    "Stack": "methods",
     "TopN": "methods",
+    "UniPELT": "methods",
     "apply_updates": "optim",
     "arithmetic": "methods",
-    "UniPELT": "methods",
     "compose": "methods",
-    "fit": "training.loop",
+    "fit": "training.fit",
     "freeze": "optim",
     "join": "trees",
     "load_adapter": "artefact",
     "load_backbone": "bert.backbone",
     "save_adapter": "artefact",
     "split": "trees",
+    "together": "serving.shared",
 }
 
 __all__ = [*_HOMES]

@@ -25,7 +25,7 @@ import safetensors.numpy
 from adapters_jax import fields, manifest, tensors, trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.heads import HEADS
-from adapters_jax.errors import AdapterError, AdaptersJaxError
+from adapters_jax.errors import AdapterError, AdaptersJaxError, ConfigError
 from adapters_jax.methods import METHODS, Method
 from adapters_jax.model import Model
 from adapters_jax.summary import summarise
@@ -180,6 +180,18 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if list(content["files"]) != [WEIGHTS]:
         raise AdapterError(f"{where / manifest.NAME}: expected the file {WEIGHTS}, got {list(content['files'])!s:.80}")
     return content
+
+
+def read_method(folder: str | Path) -> Method:
+    """The method of an artefact, by its manifest alone.
+
+    Raises:
+        AdapterError: as `read_manifest`, or a method that is unknown or cannot be.
+    """
+    try:
+        return fields.build("method", METHODS, read_manifest(folder)["method"])
+    except ConfigError as error:
+        raise AdapterError(f"{Path(folder) / manifest.NAME}: {manifest.one_line(error)}") from None
 
 
 def verify(folder: str | Path) -> list[str]:

@@ -9,16 +9,20 @@ from typing import Any
 from adapters_jax.errors import AdaptersJaxError, ConfigError, unknown
 
 LONGEST = 64
-"""Objects in one field, at most: what a class makes of more is the same refusal."""
+"""Objects in one field, at most."""
+
+DEEPEST = 4
+"""Objects inside each other, at most."""
 
 
-def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any]) -> Any:
+def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any], depth: int = 0) -> Any:
     """The object whose `to_dict` gave `stored`: its class by "name", its fields by the rest; lists become tuples.
 
     Args:
         kind: what it is called in messages.
         classes: name -> dataclass.
         stored: JSON values; fields left out take their defaults.
+        depth: of objects that hold it.
 
     Raises:
         ConfigError: unknown name or field, or a value of another type or out of range.
@@ -34,7 +38,7 @@ def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any]) -> 
         if key not in known:
             raise ConfigError(unknown(f"field of {kind} {name}", key[:80], known))
         if nested(hints[key]):
-            given[key] = _parts(kind, classes, key, value)
+            given[key] = _parts(kind, classes, key, hints[key], value, depth)
         elif not fits(value, hints[key]):
             raise ConfigError(f"{kind}.{key}: expected {_show(hints[key])}, got {value!r:.80}")
     try:
@@ -44,16 +48,23 @@ def build(kind: str, classes: Mapping[str, type], stored: Mapping[str, Any]) -> 
 
 
 def nested(hint: Any) -> bool:
-    """Whether a field holds objects that are themselves told apart by name: tuple[Method, ...]."""
-    inner = typing.get_args(hint)
-    return typing.get_origin(hint) is tuple and isinstance(inner[0], type) and hasattr(inner[0], "to_dict")
+    """Whether a field holds objects that are themselves told apart by name: Method, or tuple[Method, ...]."""
+    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+    return isinstance(inner, type) and hasattr(inner, "to_dict")
 
 
-def _parts(kind: str, classes: Mapping[str, type], key: str, values: Any) -> tuple:
+def _parts(kind: str, classes: Mapping[str, type], key: str, hint: Any, values: Any, depth: int) -> Any:
+    if depth == DEEPEST:
+        raise ConfigError(f"{kind}.{key}: expected at most {DEEPEST} objects inside each other")
+    if typing.get_origin(hint) is not tuple:
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{kind}.{key}: expected a mapping, got {values!r:.80}")
+        return build(kind, classes, values, depth + 1)
     if not isinstance(values, list | tuple) or not all(isinstance(value, Mapping) for value in values):
         raise ConfigError(f"{kind}.{key}: expected a list of mappings, got {values!r:.80}")
-    others = {name: cls for name, cls in classes.items() if not any(map(nested, typing.get_type_hints(cls).values()))}
-    return tuple(build(kind, others, value) for value in values[:LONGEST])
+    if len(values) > LONGEST:
+        raise ConfigError(f"{kind}.{key}: expected at most {LONGEST}, got {len(values)}")
+    return tuple(build(kind, classes, value, depth + 1) for value in values)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -92,7 +92,9 @@ def read_yaml(path: str) -> list[Given]:
 def _flatten(tree: dict, prefix: str) -> Iterator[tuple[str, str | None]]:
     for key, value in tree.items():
         name = f"{prefix}{key}".replace("_", "-")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix and "name" in value:
+            yield name, _part(value)
+        elif isinstance(value, dict):
             yield from _flatten(value, f"{name}.")
         else:
             yield name, _text(value)
@@ -181,7 +183,9 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
         values = {field.name: getattr(plain, field.name) for field in fields.values()}
         for field in parts:
             place = given.get(prefix + field.name, Given(field.name, None, f"--{prefix}{field.name}")).place
-            values[field.name] = tuple(_read_part(text, place) for text in values[field.name])
+            texts = values[field.name]
+            several = typing.get_origin(hints[field.name]) is tuple
+            values[field.name] = tuple(_read_part(t, place) for t in texts) if several else _read_part(texts, place)
         return cls(**values)
     except SystemExit:
         for g, own in tokens.items():
@@ -195,7 +199,12 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
 
 def _as_text(cls: type, hints: dict[str, Any]) -> type:
     """The dataclass with texts where it holds methods, which a flag spells out."""
-    fields = [(f.name, tuple[str, ...] if nested(hints[f.name]) else hints[f.name], f) for f in dataclasses.fields(cls)]
+    def text(hint: Any) -> Any:
+        if not nested(hint):
+            return hint
+        return tuple[str, ...] if typing.get_origin(hint) is tuple else str
+
+    fields = [(f.name, text(hints[f.name]), f) for f in dataclasses.fields(cls)]
     return dataclasses.make_dataclass(cls.__name__, fields, frozen=True, namespace={"__doc__": cls.__doc__})
 
 
@@ -247,6 +256,8 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(str(v) for v in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return f"a comma-separated list, each {_describe(typing.get_args(kind)[0])}"
+    if nested(kind):
+        return "a method, such as lora:rank=4"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     return names.get(kind, str(kind))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.encoder import REMAT, Segment, encode
-from adapters_jax.bert.heads import Head
+from adapters_jax.bert.heads import Head, Surroundings
 from adapters_jax.errors import ConfigError, unknown
 from adapters_jax.methods.base import LAYER_ARGUMENTS, Method
 from adapters_jax.methods.full import Full
@@ -42,7 +42,7 @@ class Output:
         aux: what modules sowed, by slot; under "encoder", by run of layers and stacked over them.
     """
 
-    logits: Logits
+    logits: Float[Array, "b ..."]
     hidden: Hidden
     pooled: Float[Array, "b d"]
     hidden_states: tuple[Hidden, ...]
@@ -129,17 +129,47 @@ class Model:
             key: of the step, for dropout; None for none.
             hidden_states: return every layer's output too.
         """
-        logits, pooled, encoded = self._forward(params, batch, key, hidden_states)
+        return self._apply(params, self._prepared(batch, key), key, hidden_states)
+
+    def answers(self, params: Tree, batch: Batch, below: tuple[int, Hidden] | None = None) -> Logits:
+        """What evaluation keeps of each row [b c], in float32 and without dropout: logits, or what its score needs.
+
+        Args:
+            params, batch: as of `apply`.
+            below: (n, the state after the first n layers), if these have run already; the method has nothing there.
+        """
+        batch = self._prepared(batch, None)
+        return self.head.answers(self._apply(params, batch, None, False, below).logits.astype(jnp.float32), batch)
+
+    def _prepared(self, batch: Batch, key: Key | None) -> Batch:
+        return self.head.prepare(batch, None if key is None else trees.fold_path(key, "prepare"))
+
+    def _apply(
+        self,
+        params: Tree,
+        batch: Batch,
+        key: Key | None,
+        hidden_states: bool,
+        below: tuple[int, Hidden] | None = None,
+    ) -> Output:
+        logits, pooled, encoded = self._forward(params, batch, key, hidden_states, below)
         hidden, states, aux = encoded
         if self.method.members > 1:
             logits = self.head.combine(logits, self.method.vote)
             pooled, hidden, states = jax.tree.map(lambda leaf: leaf.mean(0), (pooled, hidden, states))
         return Output(logits, hidden, pooled, states if hidden_states else (), aux)
 
-    def _forward(self, params: Tree, batch: Batch, key: Key | None, hidden_states: bool = False) -> tuple:
+    def _forward(
+        self,
+        params: Tree,
+        batch: Batch,
+        key: Key | None,
+        hidden_states: bool = False,
+        below: tuple[int, Hidden] | None = None,
+    ) -> tuple:
         """(logits, pooled, Encoded), each with a leading axis of the method's members where there are several."""
         if self.method.members == 1:
-            return self._member(params, batch, key, hidden_states)
+            return self._member(params, batch, key, hidden_states, below)
 
         def member(adapters: Tree, number: Any) -> tuple:
             own = None if key is None else trees.fold_path(key, "member", number)
@@ -147,15 +177,23 @@ class Model:
 
         return jax.vmap(member)(params["adapters"], jnp.arange(self.method.members))
 
-    def _member(self, params: Tree, batch: Batch, key: Key | None, hidden_states: bool) -> tuple:
-        places = trees.site_keys(key, ("expand", "head"))
+    def _member(
+        self,
+        params: Tree,
+        batch: Batch,
+        key: Key | None,
+        hidden_states: bool,
+        below: tuple[int, Hidden] | None = None,
+    ) -> tuple:
+        first, state = (0, None) if below is None else below
+        places = trees.site_keys(key, ("expand", "head", "depth"))
         adapters = self.method.expand(params["adapters"], places.get("expand"), self.config)
         outer = {s: m for s, m in self.method.modules(self.config, 0).items() if s not in LAYER_ARGUMENTS}
         encoded = encode(
             params["backbone"],
             adapters,
             self.config,
-            self._segments(params["backbone"]),
+            self._segments(params["backbone"], first),
             outer,
             batch,
             key=key,
@@ -164,8 +202,12 @@ class Model:
             remat=self.remat,
             scan=self.scan_layers,
             hidden_states=hidden_states,
+            depth=self.method.depth(places["depth"], self.config) if places else None,
+            below=state,
         )
-        logits, pooled = self.head(params["head"], params["backbone"], encoded.hidden, places.get("head"))
+        invert = lambda x: self.method.invert(params["adapters"], x)
+        around = Surroundings(params["backbone"], batch, places.get("head"), invert)
+        logits, pooled = self.head(params["head"], encoded.hidden, around)
         return logits, pooled, encoded
 
     def loss(self, params: Tree, batch: Batch, key: Key | None = None) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -173,7 +215,8 @@ class Model:
 
         A row's loss is the mean of those of the method's members: each learns by its own answer.
         """
-        each = lambda logits: self.head.loss(logits, batch["labels"])
+        batch = self._prepared(batch, key)
+        each = lambda logits: self.head.loss(logits, batch)
         logits = self._forward(params, batch, key)[0]
         rows = each(logits) if self.method.members == 1 else jax.vmap(each)(logits).mean(0)
         weight = batch["weight"].astype(jnp.float32)
@@ -191,9 +234,8 @@ class Model:
         """
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["backbone"])
         backbone = self.method.fold(wide, params["adapters"])
-        runs = [run for _, _, run in trees.runs(backbone["encoder"], self.config.num_hidden_layers)]
-        whole = backbone | {"encoder": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)}
-        return dataclasses.replace(self, method=Full()), params | {"backbone": whole, "adapters": {}}
+        backbone |= {"encoder": trees.join_runs(backbone["encoder"], self.config.num_hidden_layers)}
+        return dataclasses.replace(self, method=Full()), params | {"backbone": backbone, "adapters": {}}
 
     def flattened(self, params: Tree) -> tuple["Model", Tree]:
         """(model, params) of the same function without the networks that only make prefixes and prompts in training."""
@@ -205,7 +247,8 @@ class Model:
         params = self.abstract(backbone)
         return summarise(params, self.labels(params))
 
-    def _segments(self, backbone: Tree) -> tuple[Segment, ...]:
+    def _segments(self, backbone: Tree, first: int) -> tuple[Segment, ...]:
+        """Runs of layers, from layer `first` on."""
         layers = self.config.num_hidden_layers
         own = self.method.segments(self.config)
         starts = {start for start, _, _ in trees.runs(backbone["encoder"], layers)} | set(own)
@@ -214,7 +257,7 @@ class Model:
             for slot, m in self.method.modules(self.config, max(s for s in own if s <= start)).items()
             if slot in LAYER_ARGUMENTS
         }
-        borders = (*sorted(starts), layers)
+        borders = (*sorted({first} | {start for start in starts if start > first}), layers)
         return tuple(Segment(a, b, modules(a)) for a, b in itertools.pairwise(borders))
 
     def _cut(self, backbone: Tree) -> Tree:

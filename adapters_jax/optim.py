@@ -9,6 +9,7 @@ import optax
 
 from adapters_jax import trees
 from adapters_jax.errors import ConfigError, unknown
+from adapters_jax.methods.base import decays
 from adapters_jax.types import Tree
 
 Schedule = Callable[[int], float]
@@ -35,19 +36,17 @@ def freeze(tx: optax.GradientTransformation, labels: Tree) -> optax.GradientTran
     return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, branches)
 
 
-def decays(path: str) -> bool:
-    """Whether weight decay applies to a leaf: not to biases and LayerNorms (Devlin et al., 2019, the released code)."""
-    *parents, last = path.split("/")
-    return last != "bias" and not (parents and parents[-1].endswith("norm"))
-
-
-def decay_mask(params: Tree) -> Tree:
-    """The tree of `decays`; holes stay."""
-    return trees.map_paths(lambda path, _: decays(path), params)
-
-
 def make_optimizer(
-    name: str, *, lr: float, total_steps: int, warmup: float, schedule: str, weight_decay: float, clip_norm: float
+    name: str,
+    *,
+    lr: float,
+    total_steps: int,
+    warmup: float,
+    schedule: str,
+    weight_decay: float,
+    clip_norm: float,
+    decays: Callable[[str], bool] = decays,
+    branches: Tree | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of the trained leaves, and its learning rate by step.
 
@@ -57,8 +56,11 @@ def make_optimizer(
         total_steps: of the run; the linear schedule reaches 0 there.
         warmup: the share of the steps in which the rate rises from 0.
         schedule: "linear" or "constant".
-        weight_decay: decoupled, on leaves that `decays` names.
+        weight_decay: decoupled.
         clip_norm: of the gradient over all trained leaves; 0 for none.
+        decays: whether a leaf is decayed, by its path: `Method.decays`.
+        branches: a tree of names, one for each leaf: leaves of unlike names have counts and moments of their own, under
+            one norm and one learning rate.
 
     Raises:
         ConfigError: an unknown optimiser or schedule.
@@ -70,8 +72,13 @@ def make_optimizer(
     rising = round(warmup * total_steps)
     ramp = Ramp(lr, rising, max(1, total_steps - rising), 0.0 if schedule == "linear" else lr)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    decay = optax.add_decayed_weights(weight_decay, mask=decay_mask)
-    return optax.chain(clip, OPTIMIZERS[name](), decay, _scale_by_ramp(ramp)), lambda step: float(ramp.rate(step))
+    mask = lambda params: trees.map_paths(lambda path, _: decays(path), params)
+    decay = optax.add_decayed_weights(weight_decay, mask=mask)
+    moments: tuple[optax.GradientTransformation, ...] = (OPTIMIZERS[name](), decay)
+    if branches is not None:
+        each = dict.fromkeys(jax.tree.leaves(branches), optax.chain(*moments))
+        moments = (optax.multi_transform(each, branches),)
+    return optax.chain(clip, *moments, _scale_by_ramp(ramp)), lambda step: float(ramp.rate(step))
 
 
 class Ramp(NamedTuple):

@@ -64,7 +64,7 @@ def summarise(params: Tree, labels: Tree) -> Summary:
         names = trees.layer_paths(path, leaf)
         size = trees.count({"leaf": leaf}) // len(names)
         for name in names:
-            groups.setdefault(re.sub(r"/encoder/\d+/", "/encoder/*/", name), []).append(size)
+            groups.setdefault(re.sub(r"/\d+(?=/)", "/*", name), []).append(size)
     rows = tuple(Row(p, len(sizes), sum(sizes), sum(sizes) / backbone) for p, sizes in groups.items())
     return Summary(
         adapter=adapter,

@@ -150,6 +150,11 @@ def split_runs(encoder: Tree, num_layers: int, starts: Iterable[int]) -> Tree:
     return {str(a): cut(encoder, num_layers, a, b) for a, b in zip(starts, ends, strict=True)}
 
 
+def join_runs(encoder: Tree, num_layers: int) -> Tree:
+    """The inverse of `split_runs`: the same layers, stacked over all of them."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(run for _, _, run in runs(encoder, num_layers)))
+
+
 def _layer_of(path: str) -> tuple[str, int, str] | None:
     """(before, first layer of the run, after) if the leaf is stacked over layers."""
     parts = path.split("/")

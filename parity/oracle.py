@@ -203,6 +203,10 @@ def vectors(name: str, dtype: torch.dtype) -> Iterator[tuple[str, np.ndarray]]:
     yield from optimizer_vectors(houlsby, "adamw")
     yield from optimizer_vectors(houlsby, "adam_no_bias_correction")
     yield from adapters_vectors(houlsby, recipe.case(name).bottleneck, batches)
+    if name == "mlm":
+        from parity import masked_lm  # here, since it takes what stands above
+
+        yield from masked_lm.vectors(name, dtype, batches)
 
 
 def main() -> None:

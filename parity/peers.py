@@ -67,6 +67,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "adapters-scaled_par_bn": lambda: aj.ScaledParallel(bottleneck=8),
     "adapters-mam": lambda: aj.MAM(length=3, prefix_bottleneck=8, bottleneck=8),
     "adapters-unipelt": lambda: aj.UniPELT(length=3, prefix_bottleneck=8, reduction_factor=8.0, rank=4),
+    "adapters-fusion": lambda: aj.Fusion((aj.Pfeiffer(bottleneck=8), aj.Pfeiffer(bottleneck=8)), ("a", "b")),
     "peft-ln_tuning": lambda: aj.LayerNormTuning(),
     "adapters-prefix": lambda: aj.Prefix(length=5, bottleneck=8),
     "adapters-prefix-flat": lambda: aj.Prefix(length=5, bottleneck=0),

@@ -1,6 +1,7 @@
 """The small BERT of parity.peers in torch, and the vectors of a method on it; all in torch's default dtype."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,11 @@ def bert() -> BertModel:
 
 
 def vectors(
-    model: Callable[..., Any], leaves: Mapping[str, Leaf], full_rows: bool = False
+    model: Callable[..., Any],
+    leaves: Mapping[str, Leaf],
+    full_rows: bool = False,
+    frozen: Mapping[str, Leaf] = MappingProxyType({}),
+    penalty: Callable[[], torch.Tensor] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Logits, loss and gradients (parity.peers) of a model with a head on its pooled output.
 
@@ -32,12 +37,14 @@ def vectors(
         model: called as transformers' BertModel is, in evaluation.
         leaves: path -> leaf, for every trained one but the head's. Those under adapters/ are given their values here.
         full_rows: on batches without padding.
+        frozen: leaves under adapters/ that get their values here too, but are not trained.
+        penalty: added to the loss.
     """
     kernel, bias = torch.empty(peers.CONFIG["hidden_size"], recipe.LABELS), torch.empty(recipe.LABELS)
     plain = lambda tensor: tensor
     trained = {**leaves, "head/classifier/kernel": (kernel, plain), "head/classifier/bias": (bias, plain)}
     with torch.no_grad():
-        for path, (tensor, view) in trained.items():
+        for path, (tensor, view) in {**trained, **frozen}.items():
             if not path.startswith("backbone/"):
                 ours = view(tensor)
                 ours.copy_(torch.from_numpy(peers.value(path, tuple(ours.shape))))
@@ -48,6 +55,7 @@ def vectors(
         yield f"{number}/logits", array(logits)
         if number == 0:
             loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch["labels"]).long())
+            loss = loss if penalty is None else loss + penalty()
             yield "loss", array(loss)
             gradients = torch.autograd.grad(loss, [tensor for tensor, _ in trained.values()])
             for (path, (_, view)), gradient in zip(trained.items(), gradients, strict=True):
@@ -56,9 +64,12 @@ def vectors(
 
 
 def step(leaves: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, np.ndarray]]:
-    """The leaves after one AdamW step fed the recipe's gradients, clipped by their global norm; biases do not decay."""
+    """The leaves after one AdamW step fed the recipe's gradients, clipped by their global norm.
+
+    Biases, LayerNorms and a fusion's values do not decay.
+    """
     own = {path: torch.nn.Parameter(leaf.detach().clone()) for path, leaf in leaves.items()}
-    free = lambda path: path.endswith("/bias") or "norm/" in path
+    free = lambda path: path.endswith("/bias") or "norm/" in path or ("/fusion/" in path and "/value/" in path)
     groups = [
         {
             "params": [leaf for path, leaf in own.items() if not free(path)],

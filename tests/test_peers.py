@@ -14,6 +14,7 @@ import pytest
 import adapters_jax as aj
 from adapters_jax import optim, trees
 from adapters_jax.bert import weights
+from adapters_jax.methods.fusion import attention
 from parity import peers, recipe
 
 LOGITS = 1e-5
@@ -82,7 +83,7 @@ def test_gradients(case: str, golden: Path):
 
     def loss(trained, frozen, batch):
         total, weight = model.loss(trees.join(trained, frozen), batch)
-        return total / weight
+        return total / weight + model.penalty(trees.join(trained, frozen))
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(trained, frozen, batches(case)[0])
     assert recipe.absolute_error(stored, f"{case}/loss", np.asarray(value)) <= LOGITS
@@ -100,7 +101,9 @@ def test_an_optimizer_step_fed_the_same_gradients(case: str, golden: Path):
     model, params = build(case)
     labels = model.labels(params)
     trained, _ = trees.split(params, labels)
-    tx, _ = optim.make_optimizer("adamw", total_steps=100, warmup=0.0, schedule="constant", **recipe.OPTIMIZER)
+    tx, _ = optim.make_optimizer(
+        "adamw", total_steps=100, warmup=0.0, schedule="constant", decays=model.method.decays, **recipe.OPTIMIZER
+    )
     tx = optim.freeze(tx, labels)
 
     @jax.jit
@@ -113,3 +116,12 @@ def test_an_optimizer_step_fed_the_same_gradients(case: str, golden: Path):
     assert sorted(after) == [path.removeprefix(prefix) for path in recipe.names(stored, prefix)]
     for path, leaf in after.items():
         assert recipe.absolute_error(stored, prefix + path, np.asarray(leaf)) <= UPDATE, path
+
+
+def test_the_attention_of_a_fusion(golden: Path):
+    case = "adapters-fusion"
+    model, params = build(case)
+    found = attention(jax.jit(model.apply)(params, batches(case)[0]).aux, CONFIG)["ffn_merge"]
+    assert len(found) == CONFIG.num_hidden_layers
+    for layer, shares in found.items():
+        assert recipe.absolute_error(vectors(golden), f"{case}/attention/{layer}", np.asarray(shares)) <= LOGITS, layer

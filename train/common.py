@@ -12,17 +12,40 @@ import jax
 import numpy as np
 
 import adapters_jax as aj
-from adapters_jax import manifest
+from adapters_jax import manifest, trees
+from adapters_jax.artefact import read_method
 from adapters_jax.bert.backbone import locate, read_config
-from adapters_jax.data import Features, Source, Splits, glue, take
+from adapters_jax.data import Source, Splits, glue, take
 from adapters_jax.data.named import open_task
 from adapters_jax.errors import AdapterError, ConfigError
-from adapters_jax.training.loop import Report
+from adapters_jax.methods.adapter_drop import without_layers
+from adapters_jax.methods.wrapper import Wrapper
+from adapters_jax.training.fit import Report
 from adapters_jax.types import Tree
-from train.flags import Config
+from train.flags import ROBUST, Config
 
 
-def load_backbone(config: Config) -> aj.Backbone:
+def method_for(config: Config) -> aj.Method:
+    """The method that the flags come to: left out of layers, on top of another adapter, or kept as it is.
+
+    Raises:
+      AdapterError: `--on` is no adapter.
+      ConfigError: the wrapped method cannot be what is asked for.
+    """
+    flags, method = config.flags, config.method
+    if flags.drop is not None and getattr(method, "layer_norms", False):
+        method = dataclasses.replace(method, layer_norms=False)  # all tasks share them in the layers left out
+    if flags.on is not None:
+        method = aj.Stack((aj.Frozen(read_method(flags.on)), method))
+    if flags.drop is not None:
+        robust = flags.drop == ROBUST
+        method = aj.AdapterDrop(method, drop=0 if robust else int(flags.drop), robust=robust)
+    if flags.freeze_adapter and flags.init_adapter is None:
+        raise ConfigError("--freeze-adapter: expected --init-adapter, whose leaves are to be kept as they are")
+    return aj.Frozen(method) if flags.freeze_adapter else method
+
+
+def load_backbone(config: Config, method: aj.Method) -> aj.Backbone:
     """The backbone, once it is known to suit the method and to have enough positions.
 
     Raises:
@@ -32,7 +55,7 @@ def load_backbone(config: Config) -> aj.Backbone:
     flags = config.flags
     folder, _ = locate(flags.backbone, flags.revision)
     bert = read_config(folder)
-    limit = aj.Model(bert, config.method, aj.Regression()).max_length  # whatever the head
+    limit = aj.Model(bert, method, aj.Regression()).max_length  # whatever the head
     if flags.max_length > limit:
         raise ConfigError(
             f"--max-length: expected at most the {limit} positions of {flags.backbone}, got {flags.max_length}"
@@ -53,14 +76,18 @@ def keep_programs(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def head_for(features: Features) -> Any:
-    """The head that the rows' labels ask for."""
-    return aj.Regression() if features.kind == "regression" else aj.Classification(labels=features.labels)
+def head_for(train: Source) -> Any:
+    """The head that the rows' labels ask for; a regression's is told how they are spread."""
+    if train.features.kind == "classification":
+        return aj.Classification(labels=train.features.labels)
+    labels = np.array([train[row]["label"] for row in range(len(train))], np.float64)
+    # A few digits are enough, and the same on every machine.
+    return aj.Regression(mean=round(float(labels.mean()), 4), deviation=round(float(labels.std()), 4) or 1.0)
 
 
-def make_model(config: Config, backbone: aj.Backbone, head: Any) -> aj.Model:
+def make_model(config: Config, method: aj.Method, backbone: aj.Backbone, head: Any) -> aj.Model:
     """The configuration's model, its method prepared for the tokenizer and the names of the classes."""
-    method = _prepared(config.method, backbone, head)
+    method = _prepared(method, backbone, head)
     return aj.Model(backbone.config, method, head, dtype=config.flags.dtype, remat=config.flags.remat)
 
 
@@ -69,23 +96,46 @@ def _prepared(method: aj.Method, backbone: aj.Backbone, head: Any) -> aj.Method:
 
 
 def initialise(config: Config, model: aj.Model, backbone: aj.Backbone) -> Tree:
-    """Fresh parameters, or those of `--init-adapter`, whose head is kept where the labels are the same.
+    """Fresh parameters, or those of `--init-adapter`, whose head is kept where it is the same; on those of `--on`.
 
     Raises:
-      AdapterError: the artefact is damaged, of another backbone or of another method.
+      AdapterError: an artefact is damaged, of another backbone or of another method.
     """
-    params = model.init(jax.random.key(config.flags.seed), backbone.params)
-    if config.flags.init_adapter is None:
+    flags = config.flags
+    params = model.init(jax.random.key(flags.seed), backbone.params)
+    if flags.on is not None:
+        lower = bare(model.method).by_name
+        _, below = aj.load_adapter(flags.on, backbone)
+        params["adapters"] |= {next(iter(lower)): _fitting(model, below["adapters"])}
+    if flags.init_adapter is None:
         return params
-    other, start = aj.load_adapter(config.flags.init_adapter, backbone)
-    if _prepared(other.method, backbone, model.head) != model.method:
+    other, start = aj.load_adapter(flags.init_adapter, backbone)
+    if bare(_prepared(other.method, backbone, model.head)) != bare(model.method):
         raise AdapterError(
-            f"--init-adapter={config.flags.init_adapter}: expected an adapter of {model.method}, got {other.method}"
+            f"--init-adapter={flags.init_adapter}: expected an adapter of {bare(model.method)}, got {other.method}"
+        )
+    adapters = _fitting(model, start["adapters"])
+    if missing := trees.flatten(params["adapters"]).keys() - trees.flatten(adapters).keys():
+        raise AdapterError(
+            f"--init-adapter={flags.init_adapter}: expected leaves for all layers of {model.method}, got an adapter "
+            f"without {min(missing)}"
         )
     # A pooler that the backbone lacked was trained with the adapters, whatever the labels.
-    brought = {name: part for name, part in start["head"].items() if name == "pooler"}
+    brought = {name: part for name, part in start["head"].items() if name == "pooler" and name in params["head"]}
     head = start["head"] if other.head == model.head else params["head"] | brought
-    return {"backbone": start["backbone"], "adapters": start["adapters"], "head": head}
+    return {"backbone": start["backbone"], "adapters": adapters, "head": head}
+
+
+def bare(method: aj.Method) -> Any:
+    """A method without what is around it."""
+    while isinstance(method, Wrapper):
+        method = method.of
+    return method
+
+
+def _fitting(model: aj.Model, adapters: Tree) -> Tree:
+    """Leaves of all layers, but for those that the model's method is left out of."""
+    return without_layers(adapters, getattr(model.method, "drop", 0), model.config)
 
 
 def open_splits(config: Config) -> Splits:

@@ -23,21 +23,15 @@ Unset = tyro.conf.arg(help_behavior_hint="", metavar="VALUE")
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
-    """What a training job can be told. None stands for "not given" and is filled by `resolve`."""
+class Training:
+    """What every training job can be told. None stands for "not given" and is filled by `resolve`."""
 
-    task: Annotated[str | None, Unset] = None
-    """cola sst2 mrpc stsb qqp mnli qnli rte wnli; not needed with --data=toy."""
     method: str = "houlsby"
     """The published method; `--method=NAME --help` lists its own flags, --method.bottleneck and so on."""
     backbone: str = "bert-base-uncased"
     """A hub id, a local folder, or `minilm` (the installed demo weights)."""
     revision: Annotated[str | None, Unset] = None
     """Commit, tag or branch of a hub id."""
-    data: Literal["auto", "tfds", "files", "toy"] = "auto"
-    """A prepared TFDS set, the official files, the built-in generated task, or the first of the first two found."""
-    data_dir: Annotated[str | None, Unset] = None
-    """Folder of the GLUE files or of TFDS; if given it must hold the task, nothing is fetched."""
     cache_dir: Annotated[str | None, Unset] = None
     """Where fetched archives, token ids and compiled programs are kept (default: ~/.cache/adapters_jax)."""
     out_dir: Annotated[str | None, Unset] = None
@@ -86,8 +80,14 @@ class Flags:
     """Which evaluated step becomes the artefact."""
     early_stop: Annotated[int | None, Unset] = None
     """Stop after so many evaluations without a better score."""
+    drop: Annotated[str | None, Unset] = None
+    """AdapterDrop: leave the method out of so many of the first layers; `robust`: of a number drawn at each step."""
     init_adapter: Annotated[str | None, Unset] = None
     """Start from this artefact's adapters (and its head, where the labels agree)."""
+    freeze_adapter: bool = False
+    """Keep the adapters of --init-adapter as they are, and train the head alone."""
+    on: Annotated[str | None, Unset] = None
+    """Stack the method on this artefact's adapter, which stays as it is: a task adapter on a language adapter."""
     tensorboard: bool = False
     """Also write TensorBoard files (needs tensorboardX)."""
     overwrite: bool = False
@@ -95,17 +95,53 @@ class Flags:
     config: Annotated[str | None, Unset] = None
     """A YAML file of these flags; may be given several times, later ones win."""
 
+    def task_name(self) -> str:
+        """What is learnt, known to exist.
+
+        Raises:
+          ConfigError: there is no such task.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Glue:
+    """Which task of GLUE, and where its rows are."""
+
+    task: Annotated[str | None, Unset] = None
+    """cola sst2 mrpc stsb qqp mnli qnli rte wnli; not needed with --data=toy."""
+    data: Literal["auto", "tfds", "files", "toy"] = "auto"
+    """A prepared TFDS set, the official files, the built-in generated task, or the first of the first two found."""
+    data_dir: Annotated[str | None, Unset] = None
+    """Folder of the GLUE files or of TFDS; if given it must hold the task, nothing is fetched."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(Training, Glue):
+    """What `python -m train.glue` can be told."""
+
+    def task_name(self) -> str:
+        if self.data == "toy":
+            if self.task not in (None, TOY):
+                raise ConfigError(f"--data=toy is a task of its own: expected no --task, got {self.task!r}")
+            return TOY
+        if self.task is None:
+            raise ConfigError(f"--task: expected one of {', '.join(TASKS)}, got nothing (or give --data=toy)")
+        if self.task not in TASKS:
+            raise ConfigError(unknown("task", self.task, TASKS))
+        return self.task
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A resolved job: every flag explicit, and the method that `--method.*` filled."""
 
-    flags: Flags
+    flags: Any
     method: Any
 
     @property
     def task(self) -> str:
-        return str(self.flags.task)
+        return self.flags.task_name()
 
     @property
     def out_dir(self) -> Path:
@@ -123,8 +159,18 @@ class Config:
         return {**flags, "method": {"name": self.flags.method, **self.method.given()}}
 
 
-def parse(argv: Sequence[str] | None = None, prog: str = "python -m train.glue", description: str = "") -> Config:
+def parse(
+    argv: Sequence[str] | None = None,
+    prog: str = "python -m train.glue",
+    description: str = "",
+    cls: type[Training] = Flags,
+) -> Config:
     """The flags as given, in their types, with the method they choose; not yet resolved.
+
+    Args:
+      argv: the command line; None for this program's.
+      prog, description: for `--help`.
+      cls: what the job can be told.
 
     Raises:
       ConfigError: an unknown flag, method or YAML key, or a value of the wrong type.
@@ -134,12 +180,12 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m train.glue",
     wants_help = bool({"-h", "--help"} & set(argv))
     given = merge(read_argv([token for token in argv if token not in ("-h", "--help")]))
     if wants_help:
-        print_help(Flags, prog, description)
+        print_help(cls, prog, description)
         if "method" in given and given["method"].value:
             print_help(method_class(given["method"].value), prog, prefix="method.")
         raise SystemExit(0)
     of_method = {name: g for name, g in given.items() if name.startswith("method.")}
-    flags = fill(Flags, {name: g for name, g in given.items() if name not in of_method})
+    flags = fill(cls, {name: g for name, g in given.items() if name not in of_method})
     return Config(flags, fill(method_class(flags.method), of_method, prefix="method."))
 
 
@@ -152,6 +198,7 @@ def method_class(name: str) -> type:
     return METHODS[name]
 
 
+ROBUST = "robust"
 RECIPE = ("optimizer", "lr", "epochs", "warmup", "schedule", "weight_decay", "clip_norm", "batch_size")
 """What the table of task and method, or else the method's recipe, says where flags and YAML do not."""
 
@@ -163,36 +210,26 @@ def resolve(config: Config) -> Config:
       ConfigError: an unknown or missing task, or a value out of range.
     """
     flags = config.flags
-    task = task_name(flags)
+    task = flags.task_name()
     table = task_recipe(task, flags.method)
     values = {name: table.get(name, getattr(config.method.recipe, name)) for name in RECIPE}
     values = {name: value if getattr(flags, name) is None else getattr(flags, name) for name, value in values.items()}
     if flags.steps is not None:
         values["epochs"] = None
+    if flags.drop is not None and flags.drop != ROBUST and not flags.drop.isdigit():
+        raise ConfigError(f"--drop: expected a number of layers or {ROBUST}, got {flags.drop!r}")
     for name in ("train_rows", "eval_rows"):
         rows = getattr(flags, name)
         if rows is not None and rows < 1:
             raise ConfigError(f"{name}: expected at least 1, got {rows}; leave it out for all rows")
     out_dir = flags.out_dir or f"runs/{task}-{flags.method}-{flags.seed}"
-    resolved = dataclasses.replace(flags, **values, task=task, out_dir=out_dir)
+    values |= {"task": task} if hasattr(flags, "task") else {}
+    resolved = dataclasses.replace(flags, **values, out_dir=out_dir)
     settings(resolved)
     return dataclasses.replace(config, flags=resolved)
 
 
-def task_name(flags: Flags) -> str:
-    """The task, known to exist: one of GLUE's, or "toy" with --data=toy."""
-    if flags.data == "toy":
-        if flags.task not in (None, TOY):
-            raise ConfigError(f"--data=toy is a task of its own: expected no --task, got {flags.task!r}")
-        return TOY
-    if flags.task is None:
-        raise ConfigError(f"--task: expected one of {', '.join(TASKS)}, got nothing (or give --data=toy)")
-    if flags.task not in TASKS:
-        raise ConfigError(unknown("task", flags.task, TASKS))
-    return flags.task
-
-
-def settings(flags: Flags) -> Any:
+def settings(flags: Training) -> Any:
     """The library's settings of a training run, which checks their ranges."""
     from adapters_jax.training.settings import Settings
 

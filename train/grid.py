@@ -91,7 +91,7 @@ def plan(argv: list[str], description: str) -> Plan:
     _refuse_unknown(shared, own)
     # Their types are checked here, where messages still name the place that they were given at.
     common = fill(flags.Flags, {g.name: g for g in shared})
-    task = flags.task_name(common)
+    task = common.task_name()
     out_dir = Path(asked.out_dir or f"runs/{task}-compare")
     sizes, rates = _sizes(asked.sizes, methods), _rates(asked.lrs, methods)
 

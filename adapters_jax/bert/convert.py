@@ -31,10 +31,12 @@ def canonical(name: str) -> str | None:
     """A tensor's name without prefix and in the newer naming; None for what is not a weight of the encoder."""
     if name.startswith(HEADS):
         return None
-    name = name.removeprefix("bert.")
-    if name in BUFFERS:
-        return None
-    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name)
+    name = _newer(name)
+    return None if name in BUFFERS else name
+
+
+def _newer(name: str) -> str:
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name.removeprefix("bert."))
 
 
 _NEWER = {"gamma": "weight", "beta": "bias"}
@@ -88,6 +90,57 @@ def read_weights(files: Iterable[Path], config: BertConfig, dtype: str) -> tuple
         digest(running, row.path, tensor)
         flat[row.path] = (tensor.T if row.transposed else tensor).astype(_numpy_dtype(dtype))
     return _stack(flat, config), running.hexdigest()
+
+
+def read_masked_lm(files: Iterable[Path], config: BertConfig) -> Tree | None:
+    """The masked-LM head that a checkpoint brings, as `heads.MaskedLM` has it, in float32.
+
+    Args:
+        files: as of `read_weights`.
+        config: of the encoder.
+
+    Returns:
+        The tree under head/; None if the files hold no such head, or one with a decoder that is not tied to the
+        embeddings, which is another function.
+
+    Raises:
+        BackboneError: a file that cannot be read, a misshapen tensor, a value that is not finite.
+    """
+    where: dict[str, tuple[Path, Any, str]] = {}
+    for file in files:
+        reader = _open(file)
+        where |= {_MASKED_LM.get(_newer(name), name): (file, reader, name) for name in reader.keys()}  # noqa: SIM118
+
+    def get(path: str) -> np.ndarray:
+        file, reader, name = where[path]
+        return _read(file, lambda: reader.get_tensor(name)).astype(np.float32)
+
+    d, v = config.hidden_size, config.vocab_size
+    shapes = {"dense/kernel": (d, d), "dense/bias": (d,), "norm/scale": (d,), "norm/bias": (d,), "decoder/bias": (v,)}
+    if not all(path in where for path in shapes):
+        return None
+    if "decoder/kernel" in where and not np.array_equal(get("decoder/kernel"), get("words")):
+        return None
+    flat = {path: get(path) for path in shapes}
+    for path, tensor in flat.items():
+        file, _, name = where[path]
+        if tensor.shape != shapes[path]:
+            raise BackboneError(f"{file}: {name} is {list(tensor.shape)}, expected {list(shapes[path])}")
+        if not np.isfinite(tensor).all():
+            raise BackboneError(f"{file}: {name} holds values that are not finite; the file is damaged: fetch it again")
+    return trees.unflatten(flat | {"dense/kernel": flat["dense/kernel"].T})
+
+
+_MASKED_LM = {
+    "cls.predictions.transform.dense.weight": "dense/kernel",
+    "cls.predictions.transform.dense.bias": "dense/bias",
+    "cls.predictions.transform.LayerNorm.weight": "norm/scale",
+    "cls.predictions.transform.LayerNorm.bias": "norm/bias",
+    "cls.predictions.bias": "decoder/bias",
+    "cls.predictions.decoder.bias": "decoder/bias",
+    "cls.predictions.decoder.weight": "decoder/kernel",
+    "embeddings.word_embeddings.weight": "words",
+}
 
 
 def released_weights(backbone: Tree) -> dict[str, np.ndarray]:

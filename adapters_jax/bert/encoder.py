@@ -12,7 +12,7 @@ from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.ops import ACTIVATIONS, Dense, Norm, attend, dropout
 from adapters_jax.slots import Context, Modules, Slots
-from adapters_jax.types import Batch, Hidden, Key, Mask, Tree
+from adapters_jax.types import Array, Batch, Hidden, Key, Mask, Tree
 
 REMAT = {
     "none": None,
@@ -20,6 +20,9 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """What the backward pass keeps of a layer: all, the dense layers' results, or its input alone."""
+
+SITES = ("attend", "attn_dropout", "ffn_dropout")
+"""Where the backbone's own layers drop out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +93,15 @@ def encode(
     remat: str = "none",
     scan: bool = True,
     hidden_states: bool = False,
+    depth: Array | None = None,
+    below: Hidden | None = None,
 ) -> Encoded:
     """The encoder with its slots.
 
     Args:
         backbone: {"embeddings", "encoder", ...}; layers stacked (trees.py).
         adapters: {"encoder": by layer run and slot, "embed", "output"}.
-        segments: runs of layers that carry the same modules, from layer 0 to the last.
+        segments: runs of layers that carry the same modules, each beginning where the one before ends.
         outer: modules of the slots `embed` and `output`.
         batch: input_ids [b t], and optionally token_type_ids and mask [b t].
         key: the step's dropout key; None means no dropout.
@@ -105,17 +110,25 @@ def encode(
         remat: a key of REMAT.
         scan: False unrolls the layers: for counting FLOPs, and as a reference.
         hidden_states: keep every layer's output; they are also kept if a module stands in `output`.
+        depth: layers before this one run without modules, and outside of what is differentiated; a scalar that may be
+            traced. Their leaves in `backbone` must be frozen.
+        below: the state that enters the first segment, in place of the embeddings'; no module stands in `embed`.
     """
     ids = batch["input_ids"]
     mask = jnp.ones(ids.shape, bool) if batch.get("mask") is None else batch["mask"].astype(bool)
     ctx = Context(ids, mask, jnp.zeros((*ids.shape, config.hidden_size), dtype), config.num_hidden_layers)
     around = Slots(outer, adapters, trees.site_keys(key, ("embeddings", *outer)), ctx)
-    x, mask = embeddings(backbone["embeddings"], config, batch, first_position, around, jnp.dtype(dtype))
+    if below is None:
+        x, mask = embeddings(backbone["embeddings"], config, batch, first_position, around, jnp.dtype(dtype))
+    else:
+        x = below
     keep = hidden_states or "output" in outer
 
+    layers = _Layers(config, ctx, mask, key, remat, scan, keep, depth)
     states, aux = [x[None]] if keep else [], {}
+    x = layers.below(backbone, x)
     for segment in segments:
-        x, (kept, sown) = _run(backbone, adapters, config, segment, ctx, x, mask, key, remat, scan, keep)
+        x, (kept, sown) = layers.run(backbone, adapters, segment, x)
         states += [kept] if keep else []
         aux.update({str(segment.start): sown} if sown else {})
     stacked = tuple(itertools.chain.from_iterable(tuple(part) for part in states))
@@ -127,36 +140,65 @@ def encode(
     return Encoded(tokens(x), tuple(map(tokens, stacked)), ({"encoder": aux} if aux else {}) | around.aux)
 
 
-def _run(
-    backbone: Tree,
-    adapters: Tree,
-    config: BertConfig,
-    segment: Segment,
-    ctx: Context,
-    x: Hidden,
-    mask: Mask,
-    key: Key | None,
-    remat: str,
-    scan: bool,
-    keep: bool,
-) -> tuple:
-    """A segment's layers; returns (h, (outputs [l b t d] if kept, aux stacked over layers))."""
-    layers = config.num_hidden_layers
-    weights = trees.cut(backbone["encoder"], layers, segment.start, segment.stop)
-    own = trees.cut(adapters.get("encoder", {}), layers, segment.start, segment.stop)
-    numbers = range(segment.start, segment.stop)
-    keys = trees.site_keys(key, ("attend", "attn_dropout", "ffn_dropout", *segment.modules), numbers)
+@dataclasses.dataclass(frozen=True)
+class _Layers:
+    """What all layers of a forward pass share; `depth` and `keep` as in `encode`."""
 
-    def body(h: Hidden, xs: tuple) -> tuple:
-        p, a, number, keys = xs
-        slots = Slots(segment.modules, a, keys, dataclasses.replace(ctx, hidden=h, layer=number))
-        h = layer(p, config, h, mask, slots)
-        return h, (h if keep else None, slots.aux)
+    config: BertConfig
+    ctx: Context
+    mask: Mask
+    key: Key | None
+    remat: str
+    scan: bool
+    keep: bool
+    depth: Array | None
 
-    body = _remat(body, remat)
-    return jax.lax.scan(
-        body, x, (weights, own, jnp.array(numbers), keys), unroll=1 if scan else segment.stop - segment.start
-    )
+    def run(self, backbone: Tree, adapters: Tree, segment: Segment, x: Hidden) -> tuple:
+        """A segment's layers; returns (h, (outputs [l b t d] if kept, aux stacked over layers))."""
+        layers = self.config.num_hidden_layers
+        weights = trees.cut(backbone["encoder"], layers, segment.start, segment.stop)
+        own = trees.cut(adapters.get("encoder", {}), layers, segment.start, segment.stop)
+        numbers = range(segment.start, segment.stop)
+        keys = trees.site_keys(self.key, (*SITES, *segment.modules), numbers)
+
+        def body(h: Hidden, xs: tuple) -> tuple:
+            if self.depth is None:
+                h, aux = self.one(h, segment.modules, *xs)
+            else:
+                h, aux = self.skipping(h, segment.modules, *xs)
+            return h, (h if self.keep else None, aux)
+
+        xs = (weights, own, jnp.array(numbers), keys)
+        return jax.lax.scan(_remat(body, self.remat), x, xs, unroll=1 if self.scan else len(numbers))
+
+    def one(self, h: Hidden, modules: Modules, p: Tree, own: Tree, number: Any, keys: Any) -> tuple[Hidden, Tree]:
+        """One layer, and what its modules sow."""
+        slots = Slots(modules, own, keys, dataclasses.replace(self.ctx, hidden=h, layer=number))
+        return layer(p, self.config, h, self.mask, slots), slots.aux
+
+    def skipping(self, h: Hidden, modules: Modules, p: Tree, own: Tree, number: Any, keys: Any) -> tuple[Hidden, Tree]:
+        """The layer, if it is not below `depth`; one below was run before (`below`), or is run without modules."""
+        full = lambda h: self.one(h, modules, p, own, number, keys)
+        sown = jax.eval_shape(full, h)[1]
+
+        def skip(h: Hidden) -> tuple[Hidden, Tree]:
+            plain = self.one(h, {}, p, {}, number, keys)[0] if self.keep else h
+            return plain, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sown)
+
+        return jax.lax.cond(number >= self.depth, full, skip, h)
+
+    def below(self, backbone: Tree, x: Hidden) -> Hidden:
+        """The layers below `depth`, without modules: a loop of as many turns, outside of what is differentiated."""
+        if self.depth is None or self.keep:
+            return x
+        numbers = range(self.config.num_hidden_layers)
+        stacked = backbone["encoder"], trees.site_keys(self.key, SITES, numbers)
+
+        def turn(number: Any, h: Hidden) -> Hidden:
+            p, keys = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), stacked)
+            return self.one(h, {}, p, {}, number, keys)[0]
+
+        return jax.lax.fori_loop(0, self.depth, turn, x)
 
 
 def _remat(body: Callable, name: str) -> Callable:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from adapters_jax.data.tokenize import Encoded
+from adapters_jax.data.tokenize import Rows
 
 BUCKETS = (8, 12, 20, 28, 36, 48, 64, 88, 128, 192, 256, 384, 512)
 """Lengths that batches are padded to, cut at max_length; each costs a compilation, once.
@@ -99,12 +99,12 @@ def _cut(order: np.ndarray, padded: np.ndarray, batch_size: int) -> tuple[np.nda
     return rows, padded[rows[:, -1]]
 
 
-def make_batch(encoded: Encoded, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """The arrays of a batch; see `Encoded.batch`."""
+def make_batch(encoded: Rows, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """The arrays of a batch; see `Rows.batch`."""
     return encoded.batch(rows, length)
 
 
-def eval_batches(encoded: Encoded, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def eval_batches(encoded: Rows, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Every row exactly once, the shortest first, so that little is padded.
 
     Yields:

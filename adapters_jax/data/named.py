@@ -11,6 +11,8 @@ from adapters_jax.errors import ConfigError, unknown
 
 TOY = "toy"
 NAMES = (*TASKS, TOY)
+RECIPES = {"dependencies": {"k_adapter": {"lr": 2e-5, "epochs": 10.0, "batch_size": 32}}}
+"""Of jobs on files of the user's own, by method. Source: microsoft/K-Adapter, run_pretrain_lin-adapter.sh."""
 
 
 def open_task(
@@ -38,4 +40,6 @@ def task_metrics(name: str) -> tuple[tuple[str, ...], str]:
 
 def task_recipe(name: str, method: str) -> dict[str, float]:
     """What a task needs otherwise than the method's recipe says: some of epochs, lr, batch_size; often nothing."""
-    return dict(toy.RECIPES.get(method, {})) if name == TOY else recipe(name, method)
+    if name == TOY:
+        return dict(toy.RECIPES.get(method, {}))
+    return recipe(name, method) if name in TASKS else dict(RECIPES.get(name, {}).get(method, {}))

@@ -9,7 +9,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,42 @@ FORMAT = 1
 # Rows that are Python strings at a time.
 CHUNK = 4096
 ARRAYS = ("ids", "offsets", "second", "labels")
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows as batches are made of them: what `fit` takes where texts with one label each are not enough.
+
+    Attributes:
+      lengths: tokens per row, int32 [n].
+      max_length: the most that a row may have.
+      labels: what metrics compare with; None where the head makes its own.
+      truncated: how many rows were cut.
+      name: for logs and the manifest.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def truncated(self) -> int: ...
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def arrays(self) -> tuple[np.ndarray | None, ...]:
+        """All that the batches are made of: two sets of rows are the same if these are."""
+
+    def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """The given rows [b], -1 for padding ones of weight 0, padded to `length` tokens; see `Encoded.batch`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +81,7 @@ class Encoded:
     truncated: int
     max_length: int
     pad_id: int = 0
+    name: str = "rows"
 
     def __len__(self) -> int:
         return len(self.second)
@@ -53,6 +90,9 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         """Tokens per row, special ones included, int32 [n]."""
         return np.diff(self.offsets).astype(np.int32)
+
+    def arrays(self) -> tuple[np.ndarray | None, ...]:
+        return self.ids, self.offsets, self.second, self.labels
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """The given rows, padded.

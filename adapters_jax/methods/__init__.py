@@ -1,13 +1,17 @@
 """Published methods of tuning, one file each."""
 
 from adapters_jax.methods import arithmetic
+from adapters_jax.methods.adapter_drop import AdapterDrop
 from adapters_jax.methods.base import Method, Recipe
 from adapters_jax.methods.bitfit import BitFit
 from adapters_jax.methods.composition import Compose, compose
+from adapters_jax.methods.frozen import Frozen
 from adapters_jax.methods.full import Full
+from adapters_jax.methods.fusion import Fusion
 from adapters_jax.methods.head import HeadOnly
 from adapters_jax.methods.houlsby import Houlsby
 from adapters_jax.methods.ia3 import IA3
+from adapters_jax.methods.k_adapter import KAdapter
 from adapters_jax.methods.layernorm import LayerNormTuning
 from adapters_jax.methods.lin import Lin
 from adapters_jax.methods.lora import LoRA
@@ -18,6 +22,7 @@ from adapters_jax.methods.parallel import Parallel, ScaledParallel
 from adapters_jax.methods.pfeiffer import Pfeiffer
 from adapters_jax.methods.prefix import Prefix
 from adapters_jax.methods.prompt import Prompt
+from adapters_jax.methods.stack import Stack
 from adapters_jax.methods.top_n import TopN
 from adapters_jax.methods.unipelt import UniPELT
 
@@ -38,7 +43,12 @@ METHODS: dict[str, type[Method]] = {
     "p_tuning": PTuning,
     "mam": MAM,
     "unipelt": UniPELT,
+    "k_adapter": KAdapter,
     "compose": Compose,
+    "stack": Stack,
+    "fusion": Fusion,
+    "adapter_drop": AdapterDrop,
+    "frozen": Frozen,
     "full": Full,
     "head": HeadOnly,
 }
@@ -47,11 +57,15 @@ __all__ = [
     "IA3",
     "MAM",
     "METHODS",
+    "AdapterDrop",
     "BitFit",
     "Compose",
+    "Frozen",
     "Full",
+    "Fusion",
     "HeadOnly",
     "Houlsby",
+    "KAdapter",
     "LayerNormTuning",
     "Lin",
     "LoRA",
@@ -64,6 +78,7 @@ __all__ = [
     "Prompt",
     "Recipe",
     "ScaledParallel",
+    "Stack",
     "TopN",
     "UniPELT",
     "arithmetic",

@@ -14,6 +14,7 @@ from flax import linen as nn
 from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.errors import NotFoldable
+from adapters_jax.methods import checks
 from adapters_jax.slots import MERGE, PROJECT, Context, Modules
 from adapters_jax.types import Array, Float, Hidden, Key, Tree
 
@@ -56,8 +57,15 @@ class Method(abc.ABC):
     """Why not, where `fold` refuses."""
     vote: str = "mean"
     """How the answers of several `members` become one: one of `bert.heads.VOTES`."""
+    layers: tuple[int, ...] | None = None
+    """The layers that the method lives in; None: all. A field where it can be chosen."""
     size: ClassVar[str | None] = None
     """The field that sets how much is trained, which a comparison varies; None: nothing does."""
+
+    @property
+    def label(self) -> str:
+        """What it is called as a part of another method."""
+        return self.name
 
     @property
     @abc.abstractmethod
@@ -90,7 +98,11 @@ class Method(abc.ABC):
 
     def segments(self, config: BertConfig) -> tuple[int, ...]:
         """First layers of the runs of layers that carry like modules."""
-        return (0,)
+        return checks.segments(self.layers, config)
+
+    def lives_in(self, segment: int, config: BertConfig) -> bool:
+        """Whether the layers of the segment that begins at layer `segment` are among `layers`."""
+        return segment in checks.in_layers(self.layers, config)
 
     def positions(self, config: BertConfig) -> int:
         """The position id of the first token; rows that `embed` adds in front of the words take those before it."""
@@ -115,6 +127,14 @@ class Method(abc.ABC):
     def expand(self, adapters: Tree, key: Key | None, config: BertConfig) -> Tree:
         """What the slots receive: pure, once per forward pass, outside the layers."""
         return adapters
+
+    def depth(self, key: Key, config: BertConfig) -> Array | None:
+        """The first layer whose modules run in this step of training, drawn from its key; None: all of them do."""
+        return None
+
+    def decays(self, path: str) -> bool:
+        """Whether weight decay applies to a trained leaf."""
+        return decays(path)
 
     def flattened(self, adapters: Tree, config: BertConfig) -> tuple["Method", Tree]:
         """The same function without what only training needs: a method whose leaves are those that `expand` gives."""
@@ -161,11 +181,24 @@ class Method(abc.ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Name and hyper-parameters, for the manifest."""
-        return {"name": self.name} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore
+        return {"name": self.name} | {f.name: _stored(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore
 
     def given(self) -> dict[str, Any]:
         """The same without what follows from the rest: for files in which people change a field or two."""
         return self.to_dict()
+
+
+def _stored(value: Any) -> Any:
+    """A field as the manifest keeps it: methods by their own dicts."""
+    if isinstance(value, tuple):
+        return [_stored(each) for each in value] if any(isinstance(each, Method) for each in value) else value
+    return value.to_dict() if isinstance(value, Method) else value
+
+
+def decays(path: str) -> bool:
+    """Whether weight decay applies to a leaf: not to biases and LayerNorms (Devlin et al., 2019, the released code)."""
+    *parents, last = path.split("/")
+    return last != "bias" and not (parents and parents[-1].endswith("norm"))
 
 
 def is_layer_norm(path: str) -> bool:

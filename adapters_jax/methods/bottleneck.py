@@ -26,13 +26,11 @@ from adapters_jax.bert.ops import ACTIVATIONS, Norm
 from adapters_jax.errors import ConfigError
 from adapters_jax.methods import checks, invertible
 from adapters_jax.methods.base import Method, is_layer_norm
+from adapters_jax.methods.initial import Initialiser
 from adapters_jax.slots import MERGE, Context, Modules
-from adapters_jax.types import Array, Hidden, Tree
+from adapters_jax.types import Hidden, Tree
 
 Normalise = Callable[[Hidden], Hidden]
-Initialiser = Callable[..., Array]
-torch_uniform: Initialiser = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform in +-1 / sqrt(inputs): torch's default for dense layers, kaiming_uniform(a=sqrt(5))."""
 
 
 class InnerNorm(nn.Module):

@@ -18,7 +18,6 @@ and is trained as its own labels say. Where parts meet in one slot:
 
 import abc
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -82,7 +81,7 @@ class JointMerge(Joint):
     def __call__(self, y: Hidden, residual: Hidden, norm: Callable[[Hidden], Hidden], ctx: Context) -> Hidden:
         children = self.children()
         deltas = [module.delta(y, residual, norm, ctx) for module in children if adds(module)]
-        y = functools.reduce(lambda total, delta: total + delta, deltas, y)
+        y = sum(deltas, y)
         last = [module for module in children if not adds(module)]
         return last[0](y, residual, norm, ctx) if last else norm(residual + y)
 
@@ -126,7 +125,9 @@ JOINTS: dict[str, type[Joint]] = (
 
 
 class Composed(Method, abc.ABC):
-    """What methods made of parts share; `components` names them."""
+    """What methods made of parts share; `components` names them, `joints` says how they meet in each slot."""
+
+    joints: ClassVar[Mapping[str, type[Joint]]] = JOINTS
 
     @abc.abstractmethod
     def components(self) -> Sequence[Method]:
@@ -142,8 +143,8 @@ class Composed(Method, abc.ABC):
         found: dict[str, Method] = {}
         times: dict[str, int] = {}
         for part in self.components():
-            times[part.name] = times.get(part.name, 0) + 1
-            found[part.name if times[part.name] == 1 else f"{part.name}_{times[part.name]}"] = part
+            times[part.label] = times.get(part.label, 0) + 1
+            found[part.label if times[part.label] == 1 else f"{part.label}_{times[part.label]}"] = part
         return found
 
     def check(self, config: BertConfig) -> None:
@@ -188,7 +189,7 @@ class Composed(Method, abc.ABC):
         found: dict[str, nn.Module] = {}
         for slot, named in self._by_slot(config, segment).items():
             place = {"place": named[0][1].place} if slot == "embed" else {}
-            found[slot] = JOINTS[slot](named, **place)
+            found[slot] = self.joints[slot](named, **place)
         return found
 
     def positions(self, config: BertConfig) -> int:
@@ -202,12 +203,17 @@ class Composed(Method, abc.ABC):
 
     def expand(self, adapters: Tree, key: Key | None, config: BertConfig) -> Tree:
         """The parts' trees by slot: {"encoder": {run: {slot: {part: ...}}}, "embed": {part: ...}}."""
-        starts, layers = self.segments(config), config.num_hidden_layers
+        layers = config.num_hidden_layers
+        trees_of = {
+            name: part.expand(adapters.get(name, {}), None if key is None else trees.fold_path(key, name), config)
+            for name, part in self.by_name.items()
+        }
+        # A part whose first layers were left out begins where its leaves do.
+        found = {start for tree in trees_of.values() for start, _, _ in trees.runs(tree.get("encoder", {}), layers)}
+        starts = sorted(found | set(self.segments(config)))
         runs: dict[str, Tree] = {str(start): {} for start in starts}
         outer: Tree = {}
-        for name, part in self.by_name.items():
-            place = None if key is None else trees.fold_path(key, name)
-            tree = part.expand(adapters.get(name, {}), place, config)
+        for name, tree in trees_of.items():
             for start, stop in zip(starts, (*starts[1:], layers), strict=True):
                 for slot, leaves in trees.cut(tree.get("encoder", {}), layers, start, stop).items():
                     runs[str(start)].setdefault(slot, {})[name] = leaves
@@ -238,6 +244,12 @@ class Composed(Method, abc.ABC):
         for part in self.components():
             tx = part.transform(tx, total_steps)
         return tx
+
+    def decays(self, path: str) -> bool:
+        if not path.startswith("adapters/"):
+            return super().decays(path)
+        _, name, rest = path.split("/", 2)
+        return self.by_name[name].decays(f"adapters/{rest}")
 
     def trainable(self, path: str, config: BertConfig) -> bool:
         if not path.startswith("adapters/"):
@@ -289,9 +301,6 @@ class Compose(Composed):
 
     def prepare(self, tokenize: Callable[[str], list[int]], labels: Sequence[str]) -> "Compose":
         return Compose(tuple(part.prepare(tokenize, labels) for part in self.parts))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "parts": [part.to_dict() for part in self.parts]}
 
     def given(self) -> dict[str, Any]:
         return {"name": self.name, "parts": [part.given() for part in self.parts]}

@@ -78,9 +78,6 @@ class IA3(Method):
                 "got both"
             )
 
-    def check(self, config: BertConfig) -> None:
-        checks.in_layers(self.layers, config)
-
     @property
     def recipe(self) -> Recipe:
         return Recipe(
@@ -94,11 +91,8 @@ class IA3(Method):
             "epochs: peft, examples/sequence_classification/IA3.ipynb",
         )
 
-    def segments(self, config: BertConfig) -> tuple[int, ...]:
-        return checks.segments(self.layers, config)
-
     def modules(self, config: BertConfig, segment: int) -> Modules:
-        if segment not in checks.in_layers(self.layers, config):
+        if not self.lives_in(segment, config):
             return {}
         return {slot: Scale(inputs) for slot, inputs in self.places().items()}
 

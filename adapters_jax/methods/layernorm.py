@@ -12,7 +12,6 @@ import dataclasses
 from typing import ClassVar
 
 from adapters_jax.bert.config import BertConfig
-from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe, is_layer_norm
 from adapters_jax.slots import Modules
 
@@ -31,9 +30,6 @@ class LayerNormTuning(Method):
     @property
     def recipe(self) -> Recipe:
         return Recipe(lr=1e-3, epochs=20.0, source="none published for GLUE and BERT; BitFit's rate")
-
-    def check(self, config: BertConfig) -> None:
-        checks.in_layers(self.layers, config)
 
     def modules(self, config: BertConfig, segment: int) -> Modules:
         return {}

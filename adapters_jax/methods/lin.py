@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from flax import linen as nn
 
 from adapters_jax.methods.base import Recipe
-from adapters_jax.methods.bottleneck import Bottleneck, BottleneckMethod, Initialiser, Normalise, torch_uniform
+from adapters_jax.methods.bottleneck import Bottleneck, BottleneckMethod, Initialiser, Normalise
+from adapters_jax.methods.initial import torch_uniform
 from adapters_jax.slots import Context
 from adapters_jax.types import Hidden
 

@@ -37,7 +37,7 @@ from adapters_jax.bert.ops import Dense, across
 from adapters_jax.errors import ConfigError, NotFoldable
 from adapters_jax.methods import checks, folding
 from adapters_jax.methods.base import Method, Recipe
-from adapters_jax.methods.bottleneck import torch_uniform
+from adapters_jax.methods.initial import torch_uniform
 from adapters_jax.slots import PROJECT, Context, Modules
 from adapters_jax.types import Array, Float, Hidden, Key, Tree
 
@@ -163,7 +163,7 @@ class LoRA(Method):
         checks.one_of("init", self.init, INITS)
 
     def check(self, config: BertConfig) -> None:
-        checks.in_layers(self.layers, config)
+        super().check(config)
         for slot, (rank, _) in self.sizes().items():
             narrow = slot.startswith("ffn") and config.intermediate_size < config.hidden_size
             width = config.intermediate_size if narrow else config.hidden_size
@@ -190,11 +190,8 @@ class LoRA(Method):
         each = zip(self.slots, ranks, alphas, strict=True)
         return {slot: (rank, alpha / divisor(rank)) for slot, rank, alpha in each}
 
-    def segments(self, config: BertConfig) -> tuple[int, ...]:
-        return checks.segments(self.layers, config)
-
     def modules(self, config: BertConfig, segment: int) -> Modules:
-        if segment not in checks.in_layers(self.layers, config):
+        if not self.lives_in(segment, config):
             return {}
         module = Decomposed if self.dora else LowRank
         sizes = self.sizes().items()
@@ -202,13 +199,13 @@ class LoRA(Method):
 
     def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
         adapters = Method.initialise(self, key, config, backbone)
-        runs = [run for _, _, run in trees.runs(backbone["encoder"], config.num_hidden_layers)]
+        whole = trees.join_runs(backbone["encoder"], config.num_hidden_layers)
 
         def start(path: str, leaf: Array) -> Array:
             slot, kind = path.split("/")[-2:]
             if kind != "magnitude":
                 return leaf
-            norms = jnp.concatenate([jax.vmap(lambda p: column_norms(Dense(p).kernel()))(run[slot]) for run in runs])
+            norms = jax.vmap(lambda p: column_norms(Dense(p).kernel()))(whole[slot])
             first = int(trees.layer_paths(path, leaf)[0].split("/")[1])
             return norms[first : first + leaf.shape[0]]
 

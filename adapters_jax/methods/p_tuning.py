@@ -35,7 +35,7 @@ from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.ops import Dense
 from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe
-from adapters_jax.methods.prefix import torch_linear
+from adapters_jax.methods.initial import torch_linear
 from adapters_jax.methods.prompt import Prompt, PromptMethod
 from adapters_jax.types import Array, Float, Key, Tree
 

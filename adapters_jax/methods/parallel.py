@@ -29,8 +29,8 @@ from adapters_jax.methods.bottleneck import (
     BottleneckMethod,
     Initialiser,
     Normalise,
-    torch_uniform,
 )
+from adapters_jax.methods.initial import torch_uniform
 from adapters_jax.slots import Context
 from adapters_jax.types import Hidden
 

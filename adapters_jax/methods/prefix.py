@@ -35,6 +35,7 @@ from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.ops import Dense
 from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe
+from adapters_jax.methods.initial import torch_linear
 from adapters_jax.slots import Context, Modules
 from adapters_jax.types import Array, Key, Mask, Tree
 
@@ -62,13 +63,6 @@ class PrefixKeyValue(nn.Module):
         return extended("k", k), extended("v", v), jnp.concatenate([seen, mask], axis=1)
 
 
-def torch_linear(key: Key, inputs: int, outputs: int, fan: int | None = None) -> Tree:
-    """A dense layer as torch starts it: kernel and bias from U(+-1/sqrt(fan)); fan: its inputs, if not given."""
-    bound = (fan or inputs) ** -0.5
-    draw = lambda name, shape: jax.random.uniform(trees.fold_path(key, name), shape, jnp.float32, -bound, bound)
-    return {"kernel": draw("kernel", (inputs, outputs)), "bias": draw("bias", (outputs,))}
-
-
 class PrefixMethod(Method):
     """What prefix tuning and P-tuning v2 share; each says by `width` and `positions` what it is.
 
@@ -82,7 +76,6 @@ class PrefixMethod(Method):
     not_foldable: ClassVar[str] = "its keys and values stand beside the layers' own"
     length: int
     dropout: float
-    layers: tuple[int, ...] | None
 
     @property
     @abc.abstractmethod
@@ -93,12 +86,8 @@ class PrefixMethod(Method):
         checks.whole("length", self.length)
         checks.rate("dropout", self.dropout)
 
-    def segments(self, config: BertConfig) -> tuple[int, ...]:
-        return checks.segments(self.layers, config)
-
     def modules(self, config: BertConfig, segment: int) -> Modules:
-        chosen = segment in checks.in_layers(self.layers, config)
-        return {"key_value": PrefixKeyValue(self.length, self.dropout)} if chosen else {}
+        return {"key_value": PrefixKeyValue(self.length, self.dropout)} if self.lives_in(segment, config) else {}
 
     def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
         if not self.width:

@@ -1,4 +1,4 @@
-"""The metrics of GLUE (Wang et al. 2019, table 1), each a finite number whatever the input.
+"""The metrics of GLUE (Wang et al. 2019, table 1), each a finite number whatever the input; `compute` for all kinds.
 
 Where a metric is undefined it is 0.0: Matthews and F1 with an empty margin, a correlation of a constant, of fewer than
 two rows, or of values that are not finite.
@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from adapters_jax.errors import ConfigError, DataError, unknown
+from adapters_jax.metrics.dependencies import ATTACHMENT_METRICS
+from adapters_jax.metrics.relations import RELATION_METRICS
+from adapters_jax.metrics.tokens import TOKEN_METRICS
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -47,39 +50,61 @@ def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     return _correlation(stats.spearmanr, predictions, labels)
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+LABEL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy,
     "f1": f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    **RELATION_METRICS,
 }
+METRICS: dict[str, Callable[..., float]] = LABEL_METRICS | TOKEN_METRICS | ATTACHMENT_METRICS
 
 
-def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
     """The named metrics.
 
     Args:
       names: keys of `METRICS`.
-      predictions: [n] class numbers, or values for the correlations.
-      labels: [n] of the same kind.
+      predictions: [n] class numbers, or values for the correlations; for `TOKEN_METRICS` [n 3] and
+        `ATTACHMENT_METRICS` [n 2], see `metrics.tokens` and `metrics.dependencies`.
+      labels: [n] of the same kind; not looked at by these two.
 
     Returns:
-      Name -> fraction (never percent), finite.
+      Name -> fraction (never percent), or nats and perplexity of tokens; finite.
 
     Raises:
       ConfigError: an unknown name.
       DataError: no rows, or shapes that differ.
     """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.ndim != 1 or predictions.shape != labels.shape or len(labels) == 0:
-        raise DataError(
-            f"metrics: expected as many predictions as labels, at least 1, got {predictions.shape} and {labels.shape}"
-        )
+    predictions = np.asarray(predictions)
+    scores = {}
     for name in names:
-        if name not in METRICS:
+        if name in TOKEN_METRICS:
+            _check_tokens(name, predictions)
+            scores[name] = TOKEN_METRICS[name](predictions)
+        elif name in ATTACHMENT_METRICS:
+            scores[name] = ATTACHMENT_METRICS[name](predictions)
+        elif name in LABEL_METRICS:
+            scores[name] = LABEL_METRICS[name](predictions, _checked(predictions, labels))
+        else:
             raise ConfigError(unknown("metric", name, METRICS))
-    return {name: METRICS[name](predictions, labels) for name in names}
+    return scores
+
+
+def _checked(predictions: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """The labels, as many as there are predictions."""
+    known = np.zeros(0) if labels is None else np.asarray(labels)
+    if predictions.ndim != 1 or predictions.shape != known.shape or len(known) == 0:
+        raise DataError(
+            f"metrics: expected as many predictions as labels, at least 1, got {predictions.shape} and {known.shape}"
+        )
+    return known
+
+
+def _check_tokens(name: str, answers: np.ndarray) -> None:
+    if answers.ndim != 2 or answers.shape[1] != 3 or not answers[:, 1].any():
+        raise DataError(f"{name}: expected [n 3] answers of a masked_lm head with hidden words, got {answers.shape}")
 
 
 def _constant(values: np.ndarray) -> bool:

@@ -28,11 +28,19 @@ class Predictor:
       max_length: tokens of a text or pair; longer ones are cut and counted in `truncated`. Default: 128, or the
         backbone's positions if they are fewer.
       batch_size: rows of one step.
+
+    Raises:
+      ConfigError: a value out of range, or a head that has no answer to a text alone (masked_lm, relation).
     """
 
     def __init__(
         self, model: Any, params: Any, backbone: Any, *, max_length: int | None = None, batch_size: int = 64
     ) -> None:
+        if not model.head.learns_from_labels or model.head.inputs:
+            raise ConfigError(
+                f"head {model.head.name}: expected one that answers texts, such as classification; continue this "
+                "adapter on a task first: python -m train.glue --init-adapter=FOLDER"
+            )
         positions = model.max_length
         max_length = min(128, positions) if max_length is None else max_length
         if not 3 <= max_length <= positions:

@@ -37,7 +37,7 @@ def evaluate(
     forward = eval_step(model)
     pending = []
     for ids, batch in eval_batches(encoded, batch_size):
-        pending.append((ids, forward(params, {name: batch[name] for name in INPUTS})))
+        pending.append((ids, forward(params, {name: batch[name] for name in (*INPUTS, *model.head.inputs)})))
     rows = np.concatenate([ids for ids, _ in pending])
     found = np.concatenate([np.asarray(logits) for _, logits in pending])
     logits = np.empty((len(encoded), *found.shape[1:]), np.float32)
@@ -49,6 +49,6 @@ def evaluate(
             f"evaluation: expected finite logits, got {logits[bad[0]].tolist()} for row {bad[0]} "
             f"and {bad.size - 1} more; the weights are damaged, or the learning rate was too high"
         )
-    if encoded.labels is None:
+    if encoded.labels is None and model.head.learns_from_labels:
         return {}, logits
     return metrics.compute(metric_names, model.head.predictions(logits), encoded.labels), logits

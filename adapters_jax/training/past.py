@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-from adapters_jax.training.step import PerShape
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Past(NamedTuple):
@@ -33,10 +31,16 @@ class Past(NamedTuple):
         return {"steps_per_second": steps / seconds, "rows_per_second": self.rows / seconds}
 
 
+@runtime_checkable
+class Compiled(Protocol):
+    @property
+    def seconds(self) -> float: ...
+
+
 class Clock:
     """Seconds of training: compilation and what happens while `stopped` do not count."""
 
-    def __init__(self, seconds: float, compiled: PerShape) -> None:
+    def __init__(self, seconds: float, compiled: Compiled) -> None:
         self._compiled = compiled
         self._since = time.perf_counter() - seconds
         self._pause = 0.0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapters_jax.data.source import Source
-from adapters_jax.data.tokenize import encode
+from adapters_jax.data.tokenize import Rows, encode
 from adapters_jax.training.evaluate import evaluate
 from adapters_jax.types import Tree
 
@@ -28,7 +28,7 @@ def score(
     model: Any,
     params: Tree,
     backbone: Any,
-    sets: Mapping[str, Source],
+    sets: Mapping[str, Source | Rows],
     metrics: Sequence[str] = (),
     *,
     max_length: int = 128,
@@ -40,7 +40,7 @@ def score(
     Args:
         model, params: as trained.
         backbone: brings the tokenizer.
-        sets: by suffix, as in `Splits.evals`; sets without labels give logits alone.
+        sets: by suffix, as in `Splits.evals`; sets without labels give logits alone; `Rows` are encoded already.
         metrics: names of `adapters_jax.metrics`.
         max_length: in tokens.
         batch_size: changes speed and memory only.
@@ -48,7 +48,7 @@ def score(
     """
     found = Scores({}, {}, {})
     for suffix, source in sets.items():
-        rows = encode(source, backbone.tokenizer, max_length, cache_dir)
+        rows = source if isinstance(source, Rows) else encode(source, backbone.tokenizer, max_length, cache_dir)
         values, found.logits[suffix] = evaluate(model, params, rows, metrics, batch_size)
         found.metrics.update({f"{name}_{suffix}" if suffix else name: value for name, value in values.items()})
         found.truncated[suffix] = rows.truncated

@@ -24,6 +24,7 @@ class Extra:
         rows: trained tokens in front of the text.
         setup: FLOPs of what stands before the layers, forward and backward.
         embedded: whether that changes the embeddings.
+        above: FLOPs of what stands above the layers, forward and backward.
         layers: the layers that carry anything; None for all.
     """
 
@@ -35,6 +36,7 @@ class Extra:
     rows: int = 0
     setup: float = 0.0
     embedded: bool = False
+    above: float = 0.0
     layers: tuple[int, ...] | None = None
 
 
@@ -62,6 +64,8 @@ def needed(method: aj.Method, config: aj.BertConfig, extra: Extra) -> float:
     x = extra.embedded or bool(extra.rows) or any(trained("embeddings", leaf) for leaf in ("words", "norm/bias"))
     for layer in range(config.num_hidden_layers):
         x = _layer(ledger, trained, extra, layer, (tokens, length, d, f), x)
+    ledger.flops += extra.above
+    x = x or bool(extra.above)
     pooled = ledger.dense(ROWS, d, d, x, trained("pooler/kernel"), trained("pooler/bias"))
     ledger.dense(ROWS, d, CLASSES, pooled)
     return ledger.flops

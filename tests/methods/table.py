@@ -6,7 +6,6 @@ from collections.abc import Callable
 import adapters_jax as aj
 from tests.methods.products import LENGTH, ROWS, Extra
 
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
 SHORT_BASE = aj.BertConfig.base(num_hidden_layers=3)
 """Three layers of BERT-base's width, on which FLOPs are counted."""
 TOKENS = ROWS * LENGTH
@@ -15,6 +14,7 @@ TOKENS = ROWS * LENGTH
 BETWEEN = "its modules stand between the layers' own"
 BESIDE = "its keys and values stand beside the layers' own"
 FRONT = "its rows stand in front of the text"
+ASIDE = "its networks stand beside the encoder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,13 @@ NEAR, SMALL = 2e-3, 0.3
 def mlp(length: int, inner: int, layers: int = 3, d: int = 768) -> float:
     """Forward and backward FLOPs of a prefix network."""
     return 3 * 2.0 * length * (d * inner + inner * layers * 2 * d)
+
+
+def knowledge(d: int = 768, m: int = 768, places: int = 3, layers: int = 2) -> float:
+    """Forward and backward FLOPs of K-Adapter's network, the first of whose inputs is frozen, and its dense layer."""
+    dense = lambda inputs, outputs: 2.0 * TOKENS * inputs * outputs
+    layer = dense(m, 12 * m) + 2 * dense(LENGTH, m)
+    return 3 * (places * (2 * dense(d, m) + layers * layer) + dense(2 * d, d)) - dense(d, m)
 
 
 BOTH_MERGES = lambda m: {"attn_merge": m, "ffn_merge": m}
@@ -256,6 +263,42 @@ ROWS_BY_NAME: dict[str, Row] = {
         (11_083_376, 29_806_688),
         Extra(prefix=10, inner={"ffn_merge": 48}, rank=QV, setup=mlp(10, 512)),
     ),
+    "k_adapter": Row(
+        aj.KAdapter(inner=8),
+        None,
+        aj.KAdapter(),
+        (46_070_784 + 1_180_416, 47_251_200 + 2_098_176),
+        Extra(above=knowledge()),
+        folds=ASIDE,
+        no_gradient=KEYS,
+    ),
+    "k_adapter two": Row(
+        aj.KAdapter(adapters=("factual", "linguistic"), layers=(0, 1, 3), inner=8, inner_heads=2, skip=3),
+        None,
+        aj.KAdapter(adapters=("factual", "linguistic")),
+        (2 * 46_070_784 + 3 * 1_180_416, 2 * 47_251_200 + 3 * 2_098_176),
+        folds=ASIDE,
+        no_gradient=KEYS,
+    ),
+    "k_adapter add": Row(
+        aj.KAdapter(inner=8, combine="add"),
+        None,
+        aj.KAdapter(combine="add"),
+        (46_070_784, 47_251_200),
+        folds=ASIDE,
+        no_gradient=KEYS,
+    ),
+    "k_adapter downstream": Row(
+        aj.KAdapter(adapters=("factual", "linguistic"), inner=8, train_adapters=False), None, folds=ASIDE
+    ),
+    "k_adapter tuned": Row(
+        aj.KAdapter(inner=8, train_adapters=False, tune_backbone=True),
+        None,
+        aj.KAdapter(train_adapters=False, tune_backbone=True),
+        (109_482_240 + 47_251_200, 335_141_888 + 49_349_376),
+        folds=ASIDE,
+        no_gradient=KEYS,
+    ),
     "compose": Row(
         aj.compose(aj.LoRA(rank=4), aj.LoRA(rank=2), aj.Houlsby(bottleneck=8, layers=(1, 2)), aj.Lin(bottleneck=4)),
         NEAR,
@@ -264,6 +307,27 @@ ROWS_BY_NAME: dict[str, Row] = {
         Extra(rank=QV, scaled=("key", "value", "ffn_in")),
     ),
     "compose folding": Row(aj.compose(aj.LoRA(rank=4), aj.LoRA(slots=("query", "key"), rank=2)), 0.0, folds="both"),
+    "stack": Row(
+        aj.Stack((aj.Frozen(aj.Pfeiffer(bottleneck=8)), aj.Pfeiffer(bottleneck=4))),
+        SMALL,
+        aj.Stack((aj.Frozen(aj.Pfeiffer()), aj.Pfeiffer())),
+        (2 * 894_528, 2 * 3_171_840),
+    ),
+    "stack of others": Row(aj.Stack((aj.Houlsby(bottleneck=8), aj.LoRA(rank=4), aj.Lin(bottleneck=4))), NEAR),
+    "fusion": Row(
+        aj.Fusion((aj.Pfeiffer(bottleneck=8), aj.Pfeiffer(bottleneck=4)), ("mnli", "qqp")),
+        SMALL,
+        aj.Fusion((aj.Pfeiffer(), aj.Pfeiffer()), ("mnli", "qqp")),
+        (2 * 894_528 + 21_252_096, 2 * 3_171_840 + 75_546_624),
+        no_gradient={"key/bias": "a shift of all scores alike, which softmax does not see"},
+    ),
+    "adapter_drop": Row(
+        aj.AdapterDrop(aj.Pfeiffer(bottleneck=8), drop=1),
+        SMALL,
+        aj.AdapterDrop(aj.Pfeiffer(), drop=6),
+        (894_528 // 2, 3_171_840 * 18 // 24),
+    ),
+    "frozen": Row(aj.Frozen(aj.Pfeiffer(bottleneck=8)), SMALL, aj.Frozen(aj.Pfeiffer()), (894_528, 3_171_840)),
     "full": Row(
         aj.Full(),
         0.0,

@@ -1,7 +1,5 @@
 """Arithmetic on adapters: laws that hold to the bit or within rounding, and what is refused."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,30 +7,15 @@ import pytest
 
 import adapters_jax as aj
 from adapters_jax import testing, trees
-from adapters_jax.bert import weights
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.methods import arithmetic
+from tests.methods.tiny import BACKBONE, THREE, TINY, drawn, run
 
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
-THREE = aj.Classification(num_labels=3)
-BATCH = testing.fake_batch(TINY)
 ONE = aj.LoRA(slots=("query", "ffn_in"), ranks=(2, 4), alphas=(1.0, 8.0))
 TWO = aj.LoRA(slots=("query", "ffn_in"), rank=4, alpha=6.0, rank_stabilised=True)
 
 
-def drawn(abstract, seed):
-    rng = np.random.default_rng(seed)
-    draw = lambda path, leaf: (rng.normal(size=leaf.shape) * 0.2 + path.endswith("scale")).astype(np.float32)
-    return jax.tree.map(jnp.asarray, trees.map_paths(draw, abstract))
-
-
-BACKBONE = drawn(weights.abstract(TINY), 0)
 HEAD = drawn(aj.Model(TINY, aj.HeadOnly(), THREE).abstract(BACKBONE)["head"], 9)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(model, params):
-    return model.apply(params, BATCH)
 
 
 def hidden(method, adapters, backbone=BACKBONE):

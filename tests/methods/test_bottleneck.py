@@ -10,7 +10,7 @@ from adapters_jax import testing, trees
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError
 from adapters_jax.slots import Context
-from tests.methods.table import TINY
+from tests.methods.tiny import TINY
 
 DRAW = np.random.default_rng(0)
 Y, RESIDUAL = (DRAW.standard_normal((2, 5, 16)).astype(np.float32) for _ in range(2))

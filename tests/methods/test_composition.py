@@ -14,7 +14,7 @@ from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError, NotFoldable
 from adapters_jax.methods.unipelt import Gate
 from adapters_jax.slots import Context
-from tests.methods.table import TINY
+from tests.methods.tiny import TINY
 
 THREE = aj.Classification(num_labels=3)
 BATCH = testing.fake_batch(TINY)

@@ -1,7 +1,6 @@
 """(IA)^3: the definition in numpy, counts, folding, what is refused."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +12,8 @@ from adapters_jax import fields, optim, testing, trees
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError, NotFoldable
 from adapters_jax.slots import PROJECT
-
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
-THREE = aj.Classification(num_labels=3)
-BATCH = testing.fake_batch(TINY)
-
-
-def drawn(abstract, seed):
-    """Leaves of N(0, 0.2^2), those that multiply something around 1."""
-    rng = np.random.default_rng(seed)
-    draw = lambda path, leaf: (rng.normal(size=leaf.shape) * 0.2 + path.endswith("scale")).astype(np.float32)
-    return jax.tree.map(jnp.asarray, trees.map_paths(draw, abstract))
-
-
-BACKBONE = drawn(weights.abstract(TINY), 0)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(model, params):
-    return model.apply(params, BATCH)
-
-
-def tiny(method, backbone=BACKBONE):
-    """A model, and parameters away from where they start."""
-    model = aj.Model(TINY, method, THREE)
-    own = {part: tree for part, tree in model.abstract(backbone).items() if part != "backbone"}
-    return model, {"backbone": backbone} | drawn(own, 1)
+from tests.methods.tiny import BACKBONE, THREE, TINY, run
+from tests.methods.tiny import drawn_model as tiny
 
 
 def plain(weights, head):

@@ -1,7 +1,6 @@
 """LoRA and DoRA: the definition in numpy, fresh leaves, counts, folding, what is refused."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +14,8 @@ from adapters_jax.bert.ops import Dense
 from adapters_jax.errors import ConfigError, NotFoldable
 from adapters_jax.methods.lora import Decomposed, LowRank
 from adapters_jax.slots import PROJECT, Context
-
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
-THREE = aj.Classification(num_labels=3)
-BATCH = testing.fake_batch(TINY)
-
-
-def drawn(abstract, seed):
-    """Leaves of N(0, 0.2^2), those that multiply something around 1."""
-    rng = np.random.default_rng(seed)
-    around = lambda path: path.endswith(("scale", "magnitude"))
-    draw = lambda path, leaf: (rng.normal(size=leaf.shape) * 0.2 + around(path)).astype(np.float32)
-    return jax.tree.map(jnp.asarray, trees.map_paths(draw, abstract))
-
-
-BACKBONE = drawn(weights.abstract(TINY), 0)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(model, params, key=None):
-    return model.apply(params, BATCH, key)
-
-
-def tiny(method, backbone=BACKBONE):
-    """A model, and parameters away from where they start."""
-    model = aj.Model(TINY, method, THREE)
-    own = {part: tree for part, tree in model.abstract(backbone).items() if part != "backbone"}
-    return model, {"backbone": backbone} | drawn(own, 1)
+from tests.methods.tiny import BACKBONE, THREE, TINY, run
+from tests.methods.tiny import drawn_model as tiny
 
 
 def numpy_kernels(adapters, scales, dora=False):

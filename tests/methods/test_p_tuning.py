@@ -1,7 +1,5 @@
 """P-tuning: its networks step by step in numpy, fresh values, widths and counts, what is kept, what is refused."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -11,22 +9,10 @@ from adapters_jax import testing, trees
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError
 from tests.methods import numpy_bert
+from tests.methods.tiny import BACKBONE, BATCH, THREE, TINY, run
+from tests.methods.tiny import fresh_model as tiny
 
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
-THREE = aj.Classification(num_labels=3)
-BATCH = testing.fake_batch(TINY, rows=3)
-BACKBONE = testing.perturb(weights.initialise(jax.random.key(1), TINY), scale=0.2)
 LENGTH = 5
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(model, params):
-    return model.apply(params, BATCH)
-
-
-def tiny(method, config=TINY, backbone=BACKBONE):
-    model = aj.Model(config, method, THREE)
-    return model, model.init(jax.random.key(0), backbone)
 
 
 def sigmoid(x):
@@ -104,7 +90,7 @@ def test_the_tree():
 def test_fresh_values():
     wide = aj.BertConfig.tiny(hidden_size=64, num_attention_heads=4)
     backbone = weights.initialise(jax.random.key(0), wide)
-    network = tiny(aj.PTuning(length=30), wide, backbone)[1]["adapters"]["p_tuning"]
+    network = tiny(aj.PTuning(length=30), config=wide, backbone=backbone)[1]["adapters"]["p_tuning"]
     assert abs(float(network["embedding"].std()) - 1) < 0.05
     leaves = trees.flatten({"lstm": network["lstm"]})
     assert len({np.asarray(leaf).tobytes() for leaf in leaves.values()}) == len(leaves) == 16

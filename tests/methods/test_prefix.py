@@ -8,28 +8,16 @@ import numpy as np
 import pytest
 
 import adapters_jax as aj
-from adapters_jax import testing, trees
+from adapters_jax import trees
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError
 from adapters_jax.methods.prefix import PrefixKeyValue
 from adapters_jax.slots import Context
 from tests.methods import numpy_bert
+from tests.methods.tiny import BACKBONE, BATCH, THREE, TINY, run
+from tests.methods.tiny import fresh_model as tiny
 
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
-THREE = aj.Classification(num_labels=3)
-BATCH = testing.fake_batch(TINY, rows=3)
-BACKBONE = testing.perturb(weights.initialise(jax.random.key(1), TINY), scale=0.2)
 LENGTH = 5
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(model, params, key=None):
-    return model.apply(params, BATCH, key)
-
-
-def tiny(method):
-    model = aj.Model(TINY, method, THREE)
-    return model, model.init(jax.random.key(0), BACKBONE)
 
 
 def prefixes(adapters, layers):

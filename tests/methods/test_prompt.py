@@ -1,7 +1,6 @@
 """Prompt tuning: the definition in numpy, what is read, fresh values, ensembles and their votes, what is refused."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +9,13 @@ import optax
 import pytest
 
 import adapters_jax as aj
-from adapters_jax import fields, optim, testing, trees
-from adapters_jax.bert import weights
+from adapters_jax import fields, optim, trees
 from adapters_jax.errors import ConfigError
 from tests.methods import numpy_bert
+from tests.methods.tiny import BACKBONE, BATCH, THREE, TINY, run
+from tests.methods.tiny import fresh_model as tiny
 
-TINY = aj.BertConfig.tiny(num_hidden_layers=3)
-THREE = aj.Classification(num_labels=3)
-BATCH = testing.fake_batch(TINY, rows=3)
-BACKBONE = testing.perturb(weights.initialise(jax.random.key(1), TINY), scale=0.2)
 WORDS = np.asarray(BACKBONE["embeddings"]["words"])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(model, params, key=None):
-    return model.apply(params, BATCH, key)
-
-
-def tiny(method, head=THREE):
-    model = aj.Model(TINY, method, head)
-    return model, model.init(jax.random.key(0), BACKBONE)
 
 
 def rows_of(method):

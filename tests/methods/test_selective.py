@@ -7,7 +7,7 @@ import adapters_jax as aj
 from adapters_jax import trees
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError, NotFoldable
-from tests.methods.table import TINY
+from tests.methods.tiny import TINY
 
 THREE = aj.Classification(num_labels=3)
 

@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from adapters_jax.errors import ConfigError, DataError
 from adapters_jax.metrics import METRICS, compute
+from adapters_jax.metrics.scores import LABEL_METRICS
 
 CASES = 1000
 
@@ -134,7 +135,8 @@ def test_scores_are_fractions_in_the_order_asked():
     scores = compute(["f1", "accuracy"], np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]))
     assert list(scores.items()) == [("f1", pytest.approx(2 / 3)), ("accuracy", 0.75)]
     assert all(type(value) is float for value in scores.values())
-    assert set(METRICS) == {"accuracy", "f1", "matthews", "pearson", "spearman"}
+    assert {"accuracy", "f1", "matthews", "pearson", "spearman"} <= set(LABEL_METRICS)
+    assert set(LABEL_METRICS) < set(METRICS)
 
 
 def test_bad_input():
@@ -143,3 +145,7 @@ def test_bad_input():
     for shapes in ((2, 3), (0, 0)):
         with pytest.raises(DataError, match="expected as many predictions as labels, at least 1"):
             compute(["accuracy"], *map(np.zeros, shapes))
+    with pytest.raises(DataError, match=r"expected as many predictions as labels, at least 1, got \(3,\) and \(0,\)"):
+        compute(["accuracy"], np.zeros(3), None)
+    with pytest.raises(DataError, match="expected as many predictions as labels"):
+        compute(["accuracy"], np.zeros((2, 3)), np.zeros((2, 3)))

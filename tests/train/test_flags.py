@@ -87,7 +87,14 @@ def test_the_method_may_be_named_beside_its_fields_or_alone(tmp_path: Path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_resolved_configuration_gives_itself_again(tmp_path: Path, method: str):
-    parts = ["--method.parts=lora:slots=query+key,prefix:length=3"] if method == "compose" else []
+    several, one = "--method.parts=lora:slots=query+key,prefix:length=3", "--method.of=lora:slots=query+key:rank=3"
+    parts = {
+        "compose": [several],
+        "stack": [several],
+        "fusion": ["--method.parts=pfeiffer,pfeiffer:bottleneck=8", "--method.names=a,b"],
+        "adapter_drop": [one],
+        "frozen": [one],
+    }.get(method, [])
     given = ["--task=rte", f"--method={method}", "--steps=3", "--lr=1e-5", "--overwrite", *parts]
     config = flags.resolve(flags.parse(given))
     path = write(tmp_path, yaml.safe_dump(config.to_dict(), sort_keys=False))

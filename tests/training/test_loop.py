@@ -10,7 +10,7 @@ import adapters_jax as aj
 from adapters_jax import trees
 from adapters_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from adapters_jax.testing import assert_same
-from adapters_jax.training import loop
+from adapters_jax.training import fit as loop
 from adapters_jax.training.step import eval_step
 from tests.training.tiny_job import TASK, log_of, rows
 

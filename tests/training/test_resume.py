@@ -20,7 +20,7 @@ import pytest
 import adapters_jax as aj
 from adapters_jax.errors import CheckpointError
 from adapters_jax.testing import assert_same, tiny_backbone
-from adapters_jax.training import loop
+from adapters_jax.training import fit as loop
 from adapters_jax.training.preemption import Preempted, Preemption
 from tests.training.tiny_job import log_of, run_in_process
 
@@ -94,7 +94,7 @@ def test_the_handler_is_put_back_and_only_installed_when_wanted():
 def process(folder: Path, work: Path) -> Iterator[multiprocessing.process.BaseProcess]:
     """The job in a process of its own, which ends with the block."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["adapters_jax.training.loop", "tests.training.tiny_job", "transformers"])
+    context.set_forkserver_preload(["adapters_jax.training.fit", "tests.training.tiny_job", "transformers"])
     started = context.Process(target=run_in_process, args=(folder, work, ROOT / ".cache" / "jax"))
     started.start()
     try:

@@ -104,7 +104,7 @@ def test_loss_is_the_mean_over_real_rows_plus_the_penalty(monkeypatch):
     batch = batch_of(padding=2)
     expected = Setup()
     logits = eval_step(expected.model)(expected.params, batch)
-    rows = np.asarray(expected.model.head.loss(logits, batch["labels"]))[:6]
+    rows = np.asarray(expected.model.head.loss(logits, batch))[:6]
     for accumulate in (1, 4):
         setup = Setup(accumulate=accumulate)
         setup.run(batch)

@@ -1,0 +1,27 @@
+"""Task heads, one kind each in a file of its own."""
+
+from adapters_jax.bert.heads.base import VOTES, Head, Surroundings
+from adapters_jax.bert.heads.dependency import DependencyHead
+from adapters_jax.bert.heads.masked_lm import MaskedLM
+from adapters_jax.bert.heads.pooled import Classification, Regression
+from adapters_jax.bert.heads.relation import Relation
+
+HEADS: dict[str, type[Head]] = {
+    "classification": Classification,
+    "dependency": DependencyHead,
+    "masked_lm": MaskedLM,
+    "regression": Regression,
+    "relation": Relation,
+}
+
+__all__ = [
+    "HEADS",
+    "VOTES",
+    "Classification",
+    "DependencyHead",
+    "Head",
+    "MaskedLM",
+    "Regression",
+    "Relation",
+    "Surroundings",
+]

@@ -1,0 +1,140 @@
+"""`adapters-jax predict`: texts in, a JSON object per text out."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, TextIO
+
+from adapters_jax.cli.common import Folders, FromArtefact, load_backbone
+from adapters_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Write the label and the probabilities of each text, a JSON object per line, in the order of the texts."""
+
+    adapter: Annotated[tuple[str, ...], Folders]
+    """Folder of the artefact, such as runs/mnli-houlsby-0/adapter; several answer each text, by their tasks' names."""
+    backbone: Annotated[str | None, FromArtefact] = None
+    """The backbone it was trained on: a hub id, a local folder, or `minilm`."""
+    revision: Annotated[str | None, FromArtefact] = None
+    """Commit, tag or branch of a hub id."""
+    input: str = "-"
+    """A text per line, a tab between the texts of a pair; or JSONL with "text" and "text_pair"; `-`: standard input."""
+    output: str = "-"
+    """A file; `-`: standard output."""
+    format: Literal["auto", "text", "jsonl"] = "auto"
+    """Of the input; auto goes by the ending .jsonl."""
+    max_length: Annotated[int | None, FromArtefact] = None
+    """Tokens of a text or pair; longer ones are cut and counted."""
+    batch_size: int = 64
+    """Rows of one step."""
+
+
+def predict(flags: Predict) -> None:
+    """Streams texts to predictions, in memory that does not grow with their number."""
+    from adapters_jax.artefact import load_adapter, read_manifest
+    from adapters_jax.serving.predictor import Predictor
+    from adapters_jax.serving.shared import together
+
+    if not flags.adapter:
+        raise ConfigError("--adapter: expected the folder of an artefact, got nothing")
+    with _reading(flags.input) as source, _writing(flags.output) as sink:
+        manifests = [read_manifest(folder) for folder in flags.adapter]
+        backbone = load_backbone(flags.adapter[0], flags)
+        loaded = [load_adapter(folder, backbone) for folder in flags.adapter]
+        model, params = loaded[0] if len(loaded) == 1 else together(_by_task(flags.adapter, manifests, loaded))
+        columns = manifests[0].get("extra", {}).get("columns")
+        pair = None if columns is None else len(columns) == 2
+        lengths = [manifest.get("max_length") or model.max_length for manifest in manifests]
+        max_length = flags.max_length if flags.max_length is not None else min(lengths)
+        predictor = Predictor(model, params, backbone, max_length=max_length, batch_size=flags.batch_size)
+        is_jsonl = flags.format == "jsonl" or (flags.format == "auto" and flags.input.endswith(".jsonl"))
+        texts = _texts(source, flags.input, _json_text if is_jsonl else _plain_text, pair)
+        # One by one for a person at a terminal; else as many as keep the padding small.
+        for answer in predictor.stream(texts, chunk=1 if source.isatty() else None):
+            sink.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            sink.flush()
+    if predictor.truncated:
+        print(f"{predictor.truncated} texts were longer than {predictor.max_length} tokens and cut", file=sys.stderr)
+
+
+def _by_task(folders: Sequence[str], manifests: Sequence[Any], loaded: Sequence[Any]) -> dict[str, Any]:
+    tasks: dict[str, Any] = {}
+    for folder, manifest, pair in zip(folders, manifests, loaded, strict=True):
+        name = str(manifest.get("task") or folder)
+        tasks[folder if name in tasks else name] = pair
+    return tasks
+
+
+def _plain_text(line: str) -> tuple[str, ...]:
+    parts = tuple(line.split("\t"))
+    if len(parts) > 2 or not line.strip():
+        raise DataError(f"expected a text, or two with a tab between them, got {line[:80]!r}")
+    return parts
+
+
+def _json_text(line: str) -> tuple[str, ...]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f'expected JSON such as {{"text": "..."}}, got {line[:80]!r} ({error.msg})') from None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise DataError(f'expected an object with "text", got {line[:80]!r}')
+    if not isinstance(row.get("text_pair", ""), str):
+        raise DataError(f'expected "text_pair" to be a text, got {row["text_pair"]!r:.80}')
+    return (row["text"], row["text_pair"]) if "text_pair" in row else (row["text"],)
+
+
+def _texts(
+    lines: Iterable[bytes], name: str, parse: Callable[[str], tuple[str, ...]], pair: bool | None
+) -> Iterator[str | tuple[str, str]]:
+    """The texts of a file; `pair` is whether pairs are expected, None if the first line decides."""
+    name = "standard input" if name == "-" else name
+    for number, raw in enumerate(lines, start=1):
+        try:
+            parts = parse(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}:{number}: expected UTF-8, got {error.object[error.start : error.end]!r}") from None
+        except DataError as error:
+            raise DataError(f"{name}:{number}: {error}") from None
+        pair = len(parts) == 2 if pair is None else pair
+        if pair != (len(parts) == 2):
+            expected, found = ("a pair of texts", "one") if pair else ("one text", "a pair")
+            raise DataError(f"{name}:{number}: expected {expected}, got {found}")
+        yield (parts[0], parts[1]) if len(parts) == 2 else parts[0]
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise DataError(f"--input={path}: cannot be read: {error.strerror}") from None
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[TextIO]:
+    """The output; a file takes its name when it is complete."""
+    if path == "-":
+        yield sys.stdout
+        return
+    part = Path(f"{path}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        raise ConfigError(f"--output={path}: cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""A trained method that is used as it is: nothing of it is trained, as a part of another or under a new head.
+
+The second phase of a pre-trained adapter (Pfeiffer et al., 2020, MAD-X; Wang et al., 2021, K-Adapter): what was learnt
+stays, the head or an adapter above it learns the task.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import optax
+
+from adapters_jax.bert.config import BertConfig
+from adapters_jax.methods.wrapper import Wrapper
+from adapters_jax.types import Float, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Wrapper):
+    """Another method, with nothing of it trained. Backbone leaves that it would train are left as they are.
+
+    Attributes:
+        of: the method.
+    """
+
+    name: ClassVar[str] = "frozen"
+
+    def penalty(self, adapters: Tree) -> Float[Any, ""]:
+        return jnp.zeros(())
+
+    def transform(self, tx: optax.GradientTransformation, total_steps: int) -> optax.GradientTransformation:
+        return tx
+
+    def trainable(self, path: str, config: BertConfig) -> bool:
+        return False

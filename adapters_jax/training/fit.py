@@ -1,0 +1,257 @@
+"""`fit`: a model, rows and settings to trained parameters."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapters_jax import optim, trees
+from adapters_jax.data.batches import Batches, make_batch
+from adapters_jax.data.source import Source, as_source
+from adapters_jax.data.tokenize import Encoded, Rows, encode
+from adapters_jax.errors import ConfigError, DataError, unknown
+from adapters_jax.metrics import METRICS as KNOWN
+from adapters_jax.training.evaluate import evaluate
+from adapters_jax.training.loop import Taking, Trainee, train_loop
+from adapters_jax.training.settings import FREE, Settings
+from adapters_jax.training.step import PerShape, State, eval_step, init_state, make_train_step
+from adapters_jax.types import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What came out of a run.
+
+    Attributes:
+        params: the whole tree at the kept step.
+        step: the kept step: the best one or the last.
+        metrics: of the kept step, fractions; empty without dev rows.
+        history: ({"step", "metrics"}, ...), every evaluation.
+        steps: taken, over all restarts.
+        seconds: of training, over all restarts; compilation, evaluation and saving are not in it.
+        steps_per_second, rows_per_second: over those seconds; padding rows do not count.
+        compile_seconds, compilations: of this process.
+        truncated: how many texts of (train, dev) were longer than `max_length`.
+        prng: the generator of dropout's keys.
+    """
+
+    params: Tree
+    step: int
+    metrics: dict[str, float]
+    history: tuple[dict[str, Any], ...]
+    steps: int
+    seconds: float
+    steps_per_second: float
+    rows_per_second: float
+    compile_seconds: float
+    compilations: int
+    truncated: tuple[int, int]
+    prng: str
+
+
+def fit(
+    model: Any,
+    params: Tree,
+    backbone: Any,
+    train: Any,
+    dev: Any = None,
+    *,
+    settings: Settings | None = None,
+    out_dir: str | Path | None = None,
+    metrics: Sequence[str] = (),
+    best_metric: str | None = None,
+    cache_dir: str | Path | None = None,
+    tensorboard: bool = False,
+    quiet: bool = False,
+    **overrides: Any,
+) -> tuple[State, Report]:
+    """Trains the leaves that the model's method trains.
+
+    Args:
+        model: see `Model`.
+        params: where to start, as `Model.init` or `load_adapter` return them; they stay as they are.
+        backbone: brings the tokenizer and the fingerprint.
+        train: rows to learn from: a source, a list of {"text", "text_pair"?, "label"}, or `Rows`.
+        dev: rows to evaluate on, in the same forms; None for no evaluation.
+        settings: how; default is the method's recipe.
+        out_dir: checkpoints and metrics.jsonl go there, and a run found there is resumed, bit for bit; None: nothing
+            is written.
+        metrics: names of `adapters_jax.metrics`; default is accuracy, or both correlations for a regression.
+        best_metric: chooses the best step, higher is better; default is the first of `metrics`.
+        cache_dir: where token ids are kept between runs.
+        tensorboard: also write event files to out_dir/tensorboard.
+        quiet: show nothing.
+        overrides: fields of `Settings` in place of those of `settings`.
+
+    Returns:
+        (the state after the last step, the report, whose `params` are those of the kept step).
+
+    Raises:
+        ConfigError, DataError: what was given does not fit together; before anything is compiled.
+        CheckpointError: out_dir holds a run of other settings, is damaged, or cannot be written.
+        TrainingError: the loss or its gradient is not finite; the state before that step is kept in out_dir.
+        Preempted: SIGTERM arrived, and the state is saved in out_dir.
+    """
+    folder = None if out_dir is None else Path(out_dir)
+    settings = Settings.from_recipe(settings or model.method.recipe, **overrides)
+    names = tuple(metrics) or model.head.metrics
+    best_metric = best_metric or names[0]
+    rows, dev_rows = encode_rows(model, backbone, settings, names, best_metric, cache_dir, train, dev)
+    batches = Batches(rows.lengths, settings.batch_size, settings.seed, settings.max_length)
+    total = settings.total_steps(batches.steps_per_epoch)
+
+    labels = model.labels(params)
+    tx, schedule = optim.make_optimizer(
+        settings.optimizer,
+        lr=settings.lr,
+        total_steps=total,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        decays=model.method.decays,
+    )
+    tx = optim.freeze(model.method.transform(tx, total), labels)
+    trained, frozen = trees.split(params, labels)
+    frozen = jax.device_put(frozen)
+    forward = eval_step(model)
+    before = forward.seconds, forward.compilations
+
+    def judge(trained: Tree) -> dict[str, float]:
+        return evaluate(model, trees.join(trained, frozen), dev_rows, names, settings.eval_batch_size)[0]
+
+    def start(impl: str) -> Taking:
+        step = make_train_step(model, tx, impl=impl, accumulate=settings.accumulate)
+        return OneTask(PerShape(step, donate=(0,)), frozen, rows, batches)
+
+    end = train_loop(
+        Trainee(
+            state=init_state(trained, tx, settings.seed),
+            start=start,
+            judge=None if dev_rows is None else judge,
+            total=total,
+            eval_every=settings.eval_every or batches.steps_per_epoch,
+            best_metric=best_metric,
+            schedule=schedule,
+            identity=identity_of(model, backbone, settings, total, rows, dev_rows, (*names, best_metric)),
+            summary=str(model.summary(backbone.params)),
+        ),
+        settings,
+        folder,
+        tensorboard=tensorboard,
+        quiet=quiet,
+    )
+    return end.state, Report(
+        params=trees.join(end.kept, frozen),
+        metrics=end.metrics,
+        **end.measures,
+        compile_seconds=end.taking.seconds + forward.seconds - before[0],
+        compilations=end.taking.compilations + forward.compilations - before[1],
+        truncated=(rows.truncated, 0 if dev_rows is None else dev_rows.truncated),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OneTask:
+    """The steps of a single task."""
+
+    program: PerShape
+    frozen: Tree
+    rows: Rows
+    batches: Batches
+
+    @property
+    def seconds(self) -> float:
+        return self.program.seconds
+
+    @property
+    def compilations(self) -> int:
+        return self.program.compilations
+
+    def __call__(self, state: State, step: int) -> tuple[State, dict[str, Any], int]:
+        ids, length = self.batches.rows(step)
+        state, measured = self.program(state, self.frozen, make_batch(self.rows, ids, length))
+        return state, measured, int(np.sum(ids >= 0))
+
+
+def encode_rows(
+    model: Any,
+    backbone: Any,
+    settings: Settings,
+    names: Sequence[str],
+    best_metric: str,
+    cache_dir: Any,
+    train: Any,
+    dev: Any,
+) -> tuple[Rows, Rows | None]:
+    """The rows of both sets, with labels that the head has; arguments as of `fit`.
+
+    Raises:
+        ConfigError, DataError: what was given does not fit together.
+    """
+    for name in names:
+        if name not in KNOWN:
+            raise ConfigError(unknown("metric", name, KNOWN))
+    if best_metric not in names:
+        raise ConfigError(unknown("best metric", best_metric, names))
+    if settings.early_stop is not None and dev is None:
+        raise ConfigError("early_stop: expected dev rows to evaluate on, got none")
+    if settings.max_length > model.max_length:
+        raise ConfigError(
+            f"max_length: expected at most the model's {model.max_length} positions, got {settings.max_length}"
+        )
+    if isinstance(train, Rows):
+        return train, dev
+    train = as_source(train, name="train")
+    dev = None if dev is None else as_source(dev, like=train.features, name="dev")
+
+    def encoded(source: Source) -> Encoded:
+        rows = encode(source, backbone.tokenizer, settings.max_length, cache_dir)
+        _check_labels(model.head, rows, source)
+        return rows
+
+    return encoded(train), None if dev is None else encoded(dev)
+
+
+def _check_labels(head: Any, rows: Encoded, source: Source) -> None:
+    features, name = source.features, source.name
+    if rows.labels is None:
+        raise DataError(f"{name}: expected rows with labels, got none")
+    if head.name != features.kind:
+        raise DataError(f"{name}: expected labels for a {head.name} head, got those of a {features.kind}")
+    if head.name == "classification":
+        numbers = tuple(str(i) for i in range(head.num_labels))
+        if len(features.labels) > head.num_labels or (
+            features.labels != head.labels and head.labels != numbers and features.labels != numbers
+        ):
+            raise DataError(f"{name}: expected the head's labels {list(head.labels)}, got {list(features.labels)}")
+
+
+def _digest(rows: Rows | None) -> str:
+    digest = hashlib.sha256()
+    for array in () if rows is None else rows.arrays():
+        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(
+    model: Any, backbone: Any, settings: Settings, total: int, rows: Rows, dev: Rows | None, scores: Sequence[str]
+) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped, as JSON values."""
+    identity = {
+        "method": model.method.to_dict(),
+        "head": model.head.to_dict(),
+        "dtype": model.dtype,
+        "backbone": backbone.fingerprint,
+        "train_rows": _digest(rows),
+        "dev_rows": _digest(dev),
+        "scores": list(scores),
+        "total_steps": total,
+        "settings": {name: v for name, v in dataclasses.asdict(settings).items() if name not in FREE},
+    }
+    return json.loads(json.dumps(identity))
