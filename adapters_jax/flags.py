@@ -199,6 +199,7 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
 
 def _as_text(cls: type, hints: dict[str, Any]) -> type:
     """The dataclass with texts where it holds methods, which a flag spells out."""
+
     def text(hint: Any) -> Any:
         if not nested(hint):
             return hint

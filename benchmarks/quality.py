@@ -8,12 +8,11 @@ table.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import report, runs
 
 # Task -> (train rows, epochs, metric): what 2 cores manage. Dev sets are a sample of EVAL_ROWS, or whole.
 TASKS: dict[str, tuple[int, int, str]] = {
@@ -32,30 +31,19 @@ TUNED_ON = "sst2"
 
 
 def run(arguments: argparse.Namespace, task: str, method: str, rate: str, seed: int) -> dict[str, Any]:
-    """One training run, finished earlier, resumed or new; its result.json, and the artefact's bytes."""
+    """One training run, and its artefact's bytes."""
     rows, epochs, _ = TASKS[task]
     folder = Path(arguments.runs) / f"{task}-{method}-{rate}-{seed}"
-    if not (folder / "result.json").is_file():
-        command = [sys.executable, "-m", "train.glue", f"--task={task}", f"--method={method}", "--backbone=minilm"]
-        command += [f"--data-dir={arguments.data_dir}", f"--train-rows={rows}", f"--epochs={epochs}", f"--lr={rate}"]
-        command += [f"--eval-rows={EVAL_ROWS}"]
-        command += ["--optimizer=adamw", "--batch-size=32", f"--seed={seed}", f"--out-dir={folder}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    result = json.loads((folder / "result.json").read_text())
-    result["artefact_bytes"] = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
-    print(f"{task} {method} lr {rate} seed {seed}: {result['metrics']}", file=sys.stderr, flush=True)
-    return result
+    given = [f"--task={task}", f"--method={method}", "--backbone=minilm", f"--data-dir={arguments.data_dir}"]
+    given += [f"--train-rows={rows}", f"--epochs={epochs}", f"--lr={rate}", f"--eval-rows={EVAL_ROWS}"]
+    result = runs.run("train.glue", folder, *given, "--optimizer=adamw", "--batch-size=32", f"--seed={seed}")
+    return result | {"artefact_bytes": runs.artefact_bytes(folder)}
 
 
 def best_rate(arguments: argparse.Namespace, method: str) -> str:
     """The rate with the best score on the task that rates are tuned on, seed 0."""
     metric = TASKS[TUNED_ON][2]
     return max(RATES[method], key=lambda rate: run(arguments, TUNED_ON, method, rate, 0)["metrics"][metric])
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    """(mean, standard deviation) in points."""
-    return 100 * statistics.mean(values), 100 * (statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
 def main() -> None:
@@ -83,22 +71,25 @@ def main() -> None:
             {
                 "method": method,
                 "rate": rates[method],
-                "scores": {task: spread(values) for task, values in scores.items()},
-                "average": spread(averages),
-                "standard_error": spread(averages)[1] / len(seeds) ** 0.5,
+                "scores": {task: runs.spread(values) for task, values in scores.items()},
+                "average": runs.spread(averages),
+                "standard_error": runs.spread(averages)[1] / len(seeds) ** 0.5,
                 "trained": one[0]["parameters"]["trained"],
                 "artefact_bytes": one[0]["artefact_bytes"],
                 "rows_per_second": statistics.mean(r["rows_per_second"] for r in one),
             }
         )
-    heads = [f"{task} ({TASKS[task][2]})" for task in TASKS]
-    print("| method | rate | " + " | ".join(heads) + " | average | trained | artefact | rows/s |")
-    print("|---" * (len(heads) + 6) + "|")
-    for row in rows:
-        cells = [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in (*row["scores"].values(), row["average"])]
-        size = f"{row['artefact_bytes'] / 1e6:.1f} MB"
-        tail = f"{row['trained']:,} | {size} | {row['rows_per_second']:.0f}"
-        print(f"| {row['method']} | {row['rate']} | " + " | ".join(cells) + f" | {tail} |")
+    header = ["method", "rate", *(f"{task} ({TASKS[task][2]})" for task in TASKS)]
+    header += ["average", "trained", "artefact", "rows/s"]
+    cells = [
+        [
+            *(row["method"], row["rate"]),
+            *("{:.1f} ± {:.1f}".format(*pair) for pair in (*row["scores"].values(), row["average"])),
+            *(f"{row['trained']:,}", f"{row['artefact_bytes'] / 1e6:.1f} MB", f"{row['rows_per_second']:.0f}"),
+        ]
+        for row in rows
+    ]
+    print(report.table(header, cells))
     summary = {
         "tasks": TASKS,
         "seeds": seeds,
@@ -106,7 +97,7 @@ def main() -> None:
         "versions": one[0]["versions"],
         "devices": one[0]["devices"],
     }
-    Path(arguments.runs, "quality.json").write_text(json.dumps(summary, indent=1))
+    report.write(Path(arguments.runs, "quality.json"), summary)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from adapters_jax.errors import ConfigError
 from adapters_jax.methods import METHODS
 from adapters_jax.training import settings
 from adapters_jax.training.settings import Settings
+from tests.methods.table import ROWS_BY_NAME
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,7 @@ def test_names_are_those_of_the_optimisers():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_recipe_of_each_method(name):
-    method = METHODS[name](parts=(METHODS["lora"](),)) if name == "compose" else METHODS[name]()
-    recipe = method.recipe
+    recipe = ROWS_BY_NAME[name].tiny.recipe
     made = Settings.from_recipe(recipe)
     assert (made.lr, made.epochs, made.optimizer) == (recipe.lr, recipe.epochs, recipe.optimizer)
 
