@@ -47,6 +47,7 @@ def make_optimizer(
     clip_norm: float,
     decays: Callable[[str], bool] = decays,
     branches: Tree | None = None,
+    head_lr: float | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of the trained leaves, and its learning rate by step.
 
@@ -61,6 +62,7 @@ def make_optimizer(
         decays: whether a leaf is decayed, by its path: `Method.decays`.
         branches: a tree of names, one for each leaf: leaves of unlike names have counts and moments of their own, under
             one norm and one learning rate.
+        head_lr: the peak rate of leaves under head/; None: `lr`.
 
     Raises:
         ConfigError: an unknown optimiser or schedule.
@@ -74,11 +76,12 @@ def make_optimizer(
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     mask = lambda params: trees.map_paths(lambda path, _: decays(path), params)
     decay = optax.add_decayed_weights(weight_decay, mask=mask)
+    ratio = 1.0 if head_lr is None else head_lr / lr
     moments: tuple[optax.GradientTransformation, ...] = (OPTIMIZERS[name](), decay)
     if branches is not None:
         each = dict.fromkeys(jax.tree.leaves(branches), optax.chain(*moments))
         moments = (optax.multi_transform(each, branches),)
-    return optax.chain(clip, *moments, _scale_by_ramp(ramp)), lambda step: float(ramp.rate(step))
+    return optax.chain(clip, *moments, _scale_by_ramp(ramp, ratio)), lambda step: float(ramp.rate(step))
 
 
 class Ramp(NamedTuple):
@@ -103,8 +106,8 @@ class RampState(NamedTuple):
     ramp: Ramp
 
 
-def _scale_by_ramp(ramp: Ramp) -> optax.GradientTransformation:
-    """Multiplies by minus the rate."""
+def _scale_by_ramp(ramp: Ramp, head: float = 1.0) -> optax.GradientTransformation:
+    """Multiplies by minus the rate, and what lies under head/ also by `head`."""
 
     def init(params: Tree) -> RampState:
         return RampState(jnp.zeros((), jnp.int32), Ramp(*(jnp.asarray(value, jnp.float32) for value in ramp)))
@@ -112,6 +115,8 @@ def _scale_by_ramp(ramp: Ramp) -> optax.GradientTransformation:
     def update(updates: Tree, state: RampState, params: Tree | None = None) -> tuple[Tree, RampState]:
         rate = state.ramp.rate(state.step)
         scaled = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, updates)
+        if head != 1.0:
+            scaled = trees.map_paths(lambda path, leaf: head * leaf if path.startswith("head/") else leaf, scaled)
         return scaled, state._replace(step=optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)

@@ -74,7 +74,7 @@ def test_nearly_the_plain_backbone_at_initialisation():
     np.testing.assert_allclose(exact.apply(params, BATCH).hidden, theirs.hidden, atol=1e-6)
 
 
-@pytest.mark.parametrize("key", [None, 5])
+@pytest.mark.parametrize("key", [pytest.param(None, marks=pytest.mark.slow), 5])
 def test_scan_equals_loop_and_remat_changes_nothing(key):
     model, params = tiny()
     key = None if key is None else jax.random.key(key)

@@ -53,6 +53,20 @@ def test_decay_spares_biases_and_layer_norms():
     np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 0.5 * PARAMS["head"]["kernel"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_a_head_may_have_a_rate_of_its_own(name):
+    """Its updates are the others' times the ratio of the rates, schedule and decay included."""
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    found, expected = (
+        trees.flatten(tx.update(grads, tx.init(PARAMS), PARAMS)[0])
+        for tx, _ in (make(name, weight_decay=0.1, head_lr=0.3), make(name, weight_decay=0.1))
+    )
+    for path, update in expected.items():
+        np.testing.assert_allclose(
+            found[path], update * (3 if path.startswith("head/") else 1), rtol=1e-6, err_msg=path
+        )
+
+
 def test_clipping_takes_one_norm_over_all_trained_leaves_and_none_over_frozen_ones():
     tx = optim.freeze(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)), LABELS)
     grads = jax.tree.map(jnp.ones_like, PARAMS)

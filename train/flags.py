@@ -54,6 +54,8 @@ class Training:
     """adamw, adam_no_bias_correction or adafactor."""
     lr: Annotated[float | None, Recipe] = None
     """Highest learning rate."""
+    head_lr: Annotated[float | None, Unset] = None
+    """Highest learning rate of the head, where it is another (default: that of --lr)."""
     warmup: Annotated[float | None, Recipe] = None
     """Share of the steps in which the rate rises."""
     schedule: Annotated[Literal["linear", "constant"] | None, Recipe] = None

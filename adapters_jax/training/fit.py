@@ -114,6 +114,7 @@ def fit(
         schedule=settings.schedule,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
+        head_lr=settings.head_lr,
         decays=model.method.decays,
     )
     tx = optim.freeze(model.method.transform(tx, total), labels)

@@ -228,6 +228,7 @@ class Part:
             schedule=settings.schedule,
             weight_decay=settings.weight_decay,
             clip_norm=settings.clip_norm,
+            head_lr=settings.head_lr,
             decays=model.method.decays,
             branches=branches,
         )

@@ -25,7 +25,8 @@ class Settings:
     `accumulate` splits a batch into that many parts, which changes memory but not the gradient;
     `eval_every`, `save_every` and `log_every` count steps (`eval_every=None`: once per epoch; a new best step and the
     last one are saved in any case); `early_stop` is the number of evaluations without improvement after which training
-    ends; `keep` says which step's parameters come out, "best" by the metric or "last".
+    ends; `keep` says which step's parameters come out, "best" by the metric or "last"; `head_lr` is the rate of the
+    head's leaves where it is not `lr`: a fresh head on frozen features wants a larger one than what stands below it.
 
     Raises ConfigError for a value that cannot be used.
     """
@@ -48,6 +49,7 @@ class Settings:
     log_every: int = 50
     keep: str = "best"
     early_stop: int | None = None
+    head_lr: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "accumulate", "log_every", "save_every"):
@@ -63,6 +65,8 @@ class Settings:
         if self.epochs is not None:
             _number("epochs", self.epochs, low=0.0, open_low=True)
         _number("lr", self.lr, low=0.0, open_low=True)
+        if self.head_lr is not None:
+            _number("head_lr", self.head_lr, low=0.0, open_low=True)
         _number("warmup", self.warmup, low=0.0, high=1.0)
         _number("weight_decay", self.weight_decay, low=0.0)
         _number("clip_norm", self.clip_norm, low=0.0)

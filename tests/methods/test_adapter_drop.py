@@ -72,7 +72,9 @@ def below(path: str, drop: int) -> bool:
     return parts[0] == "encoder" and int(parts[1]) < drop
 
 
-@pytest.mark.parametrize("name", ["pfeiffer", "prefix", "compose"])
+@pytest.mark.parametrize(
+    "name", ["pfeiffer", *(pytest.param(n, marks=pytest.mark.slow) for n in ("prefix", "compose"))]
+)
 def test_a_drawn_depth_is_the_same_step_as_a_fixed_one(name: str):
     method = METHODS[name]
     model, params = drawn_model(method)

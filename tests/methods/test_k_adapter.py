@@ -229,6 +229,7 @@ def step_flops(method: aj.Method) -> float:
         return flops.step_flops(model, 2, 32)[0]
 
 
+@pytest.mark.slow
 def test_nothing_is_differentiated_through_a_frozen_encoder():
     """With frozen adapters a step costs the two forward passes and the dense layer's; tuned, a backward pass more."""
     frozen = aj.KAdapter(inner=64, inner_layers=1, dropout=0.0, train_adapters=False)
