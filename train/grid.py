@@ -28,6 +28,8 @@ class Grid:
     """Bottlenecks, ranks, lengths or layers: 8,64 for every method that has such a size, lora:2,lora:8 for one."""
     lrs: Annotated[tuple[str, ...], List] = ()
     """Highest learning rates of single methods, houlsby:5e-4,lora:1e-3; else --lr, else each method's own recipe."""
+    head_lrs: Annotated[tuple[str, ...], List] = ()
+    """Highest learning rates of the head under single methods; else --head-lr, else the method's."""
     seeds: Annotated[tuple[int, ...], List] = (0,)
     """Of each method in each size."""
     jobs: int = 1
@@ -93,12 +95,13 @@ def plan(argv: list[str], description: str) -> Plan:
     common = fill(flags.Flags, {g.name: g for g in shared})
     task = common.task_name()
     out_dir = Path(asked.out_dir or f"runs/{task}-compare")
-    sizes, rates = _sizes(asked.sizes, methods), _rates(asked.lrs, methods)
+    sizes = _sizes(asked.sizes, methods)
+    rates = {"lr": _rates("lrs", asked.lrs, methods), "head-lr": _rates("head-lrs", asked.head_lrs, methods)}
 
     def job(run: Run) -> Job:
         line = [f"--method={run.method}", f"--seed={run.seed}", f"--out-dir={out_dir / run.name}"]
-        line += [_argument(g, g.name) for g in shared if g.name != "lr" or run.method not in rates]
-        line += [f"--lr={rates[run.method]}"] if run.method in rates else []
+        line += [_argument(g, g.name) for g in shared if run.method not in rates.get(g.name, {})]
+        line += [f"--{flag}={own[run.method]}" for flag, own in rates.items() if run.method in own]
         line += [_argument(g, f"method.{g.name.partition('.')[2]}") for g in of_method[run.method]]
         line += [] if run.size is None else [f"--method.{methods[run.method].size}={run.size}"]
         return Job(run, tuple(line), flags.resolve(flags.parse(line)))
@@ -143,12 +146,12 @@ def _sizes(entries: Iterable[str], methods: Mapping[str, Any]) -> dict[str, list
     return {name: found.get(name, [None] if cls.size is None else common) for name, cls in methods.items()}
 
 
-def _rates(entries: Iterable[str], methods: Mapping[str, Any]) -> dict[str, float]:
+def _rates(flag: str, entries: Iterable[str], methods: Mapping[str, Any]) -> dict[str, float]:
     """The rate of each method that has an entry."""
-    found = _by_method("lrs", entries, methods, float)
+    found = _by_method(flag, entries, methods, float)
     for method, rates in found.items():
         if not method or len(rates) > 1:
-            raise ConfigError(f"--lrs: expected METHOD:RATE once for a method, got {', '.join(entries)}")
+            raise ConfigError(f"--{flag}: expected METHOD:RATE once for a method, got {', '.join(entries)}")
     return {method: rates[0] for method, rates in found.items()}
 
 

@@ -23,6 +23,13 @@ def test_sizes_rates_and_fields_of_single_methods():
     assert found["pfeiffer-4-0"].method.bottleneck == 4
 
 
+def test_heads_of_single_methods_may_have_a_rate_of_their_own():
+    found = jobs("--data=toy", "--methods=prompt,head", "--head-lrs=prompt:1e-2", "--lrs=prompt:1e-4", "--lr=1e-3")
+    assert [(config.flags.lr, config.flags.head_lr) for config in found.values()] == [(1e-4, 1e-2), (1e-3, None)]
+    found = jobs("--data=toy", "--methods=prompt,head", "--head-lrs=prompt:1e-2", "--head-lr=1e-3")
+    assert [config.flags.head_lr for config in found.values()] == [1e-2, 1e-3]
+
+
 def test_a_name_with_an_underscore():
     found = jobs("--data=toy", "--methods=top_n", "--sizes=top_n:1,top_n:2", "--lrs=top_n:1e-5", "--top_n.pooler=false")
     assert [config.method.top for config in found.values()] == [1, 2]
@@ -75,6 +82,7 @@ BAD = {
     "two rates": (["--data=toy", "--methods=head", "--lrs=head:1,head:2"], ["--lrs", "once"]),
     "bad rate": (["--data=toy", "--methods=head", "--lrs=head:-1"], ["lr", "-1"]),
     "no rate": (["--data=toy", "--methods=head", "--lrs=head:fast"], ["--lrs", "a number", "fast"]),
+    "head's rate of nobody": (["--data=toy", "--methods=head", "--head-lrs=1e-3"], ["--head-lrs", "METHOD:RATE"]),
     "no jobs": (["--data=toy", "--methods=head", "--jobs=0"], ["--jobs", "at least 1"]),
 }
 
