@@ -218,7 +218,7 @@ def resolve(config: Config) -> Config:
     values = {name: value if getattr(flags, name) is None else getattr(flags, name) for name, value in values.items()}
     if flags.steps is not None:
         values["epochs"] = None
-    if flags.drop is not None and flags.drop != ROBUST and not flags.drop.isdigit():
+    if flags.drop is not None and flags.drop != ROBUST and not flags.drop.isdecimal():
         raise ConfigError(f"--drop: expected a number of layers or {ROBUST}, got {flags.drop!r}")
     for name in ("train_rows", "eval_rows"):
         rows = getattr(flags, name)

@@ -45,8 +45,10 @@ def run(config: flags.Config) -> None:
     # What needs JAX is imported here, so that `--help` and misspelled flags answer at once.
     from train import job
 
-    if config.flags.method != "fusion" or config.flags.on or config.flags.drop or config.flags.init_adapter:
-        raise ConfigError("train.fuse: expected --adapters and --method=fusion, without --on, --drop, --init-adapter")
+    others = [name for name in ("on", "drop", "init_adapter", "freeze_adapter") if getattr(config.flags, name)]
+    if config.flags.method != "fusion" or others:
+        got = f"--{others[0].replace('_', '-')}" if others else f"--method={config.flags.method}"
+        raise ConfigError(f"train.fuse: expected --adapters and, as the method, fusion alone, got {got}")
     job.run(config, glue.open_work, method=method, start=start, note=note, add=glue.predict)
 
 

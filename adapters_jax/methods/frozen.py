@@ -11,19 +11,24 @@ import jax.numpy as jnp
 import optax
 
 from adapters_jax.bert.config import BertConfig
+from adapters_jax.methods.adapter_drop import refuse_changed
 from adapters_jax.methods.wrapper import Wrapper
 from adapters_jax.types import Float, Tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Frozen(Wrapper):
-    """Another method, with nothing of it trained. Backbone leaves that it would train are left as they are.
+    """Another method, with nothing of it trained; one that changed leaves of the backbone is refused.
 
     Attributes:
         of: the method.
     """
 
     name: ClassVar[str] = "frozen"
+
+    def check(self, config: BertConfig) -> None:
+        super().check(config)
+        refuse_changed(self.of, config)
 
     def penalty(self, adapters: Tree) -> Float[Any, ""]:
         return jnp.zeros(())

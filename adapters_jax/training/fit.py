@@ -139,7 +139,7 @@ def fit(
             eval_every=settings.eval_every or batches.steps_per_epoch,
             best_metric=best_metric,
             schedule=schedule,
-            identity=identity_of(model, backbone, settings, total, rows, dev_rows, (*names, best_metric)),
+            identity=identity_of(model, backbone, settings, total, rows, dev_rows, (*names, best_metric), frozen),
             summary=str(model.summary(backbone.params)),
         ),
         settings,
@@ -233,6 +233,10 @@ def _check_labels(head: Any, rows: Encoded, source: Source) -> None:
             raise DataError(f"{name}: expected the head's labels {list(head.labels)}, got {list(features.labels)}")
 
 
+def _sha256(leaf: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
+
+
 def _digest(rows: Rows | None) -> str:
     digest = hashlib.sha256()
     for array in () if rows is None else rows.arrays():
@@ -241,9 +245,17 @@ def _digest(rows: Rows | None) -> str:
 
 
 def identity_of(
-    model: Any, backbone: Any, settings: Settings, total: int, rows: Rows, dev: Rows | None, scores: Sequence[str]
+    model: Any,
+    backbone: Any,
+    settings: Settings,
+    total: int,
+    rows: Rows,
+    dev: Rows | None,
+    scores: Sequence[str],
+    frozen: Tree,
 ) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped, as JSON values."""
+    kept = trees.flatten({"adapters": frozen.get("adapters", {})})
     identity = {
         "method": model.method.to_dict(),
         "head": model.head.to_dict(),
@@ -254,5 +266,6 @@ def identity_of(
         "scores": list(scores),
         "total_steps": total,
         "settings": {name: v for name, v in dataclasses.asdict(settings).items() if name not in FREE},
+        "frozen_adapters": {name: _sha256(leaf) for name, leaf in kept.items()},
     }
     return json.loads(json.dumps(identity))

@@ -128,7 +128,7 @@ def fit_tasks(
         return Turns(parts, {name: own for name, (own, _) in rows.items()}, batches, turns, impl, settings.accumulate)
 
     identity = {
-        name: identity_of(t.model, backbone, settings, total, *rows[name], (*t.names, t.score))
+        name: identity_of(t.model, backbone, settings, total, *rows[name], (*t.names, t.score), parts[name].frozen)
         for name, t in tasks.items()
     }
     end = train_loop(

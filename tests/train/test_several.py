@@ -163,6 +163,17 @@ def test_adapters_that_changed_the_backbone_are_not_dropped(place, capsys):
     assert "embeddings/norm/scale" in line and "--method.layer-norms=false" in line
 
 
+def test_nor_are_they_kept_as_they_are(place, capsys):
+    out = place.run(glue.main, "houlsby", "--task=rte", "--method.bottleneck=4")
+    for given in (
+        ["--method=pfeiffer", f"--on={out / 'adapter'}"],
+        [f"--init-adapter={out / 'adapter'}", "--freeze-adapter"],
+    ):
+        line = refused(capsys, lambda given=given: place.run(glue.main, "bad", "--task=rte", *given))
+        assert "embeddings/norm/scale" in line and "--method.layer-norms=false" in line
+    assert not (place.folder / "bad").exists()
+
+
 def test_stacking_on_a_frozen_adapter(place, single):
     out = place.run(
         glue.main, "stacked", "--task=rte", "--method=pfeiffer", "--method.bottleneck=4", f"--on={single['mrpc']}"

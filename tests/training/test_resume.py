@@ -19,10 +19,10 @@ import pytest
 
 import adapters_jax as aj
 from adapters_jax.errors import CheckpointError
-from adapters_jax.testing import assert_same, tiny_backbone
+from adapters_jax.testing import assert_same, perturb, tiny_backbone
 from adapters_jax.training import fit as loop
 from adapters_jax.training.preemption import Preempted, Preemption
-from tests.training.tiny_job import log_of, run_in_process
+from tests.training.tiny_job import log_of, make_job, run_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,3 +186,13 @@ def test_a_backbone_of_other_weights_is_refused(job, finished, tmp_path):
     other = tiny_backbone(tmp_path, aj.BertConfig.tiny(), seed=5)
     with pytest.raises(CheckpointError, match="backbone is"):
         dataclasses.replace(job, backbone=other).fit(out_dir=finished[0])
+
+
+def test_frozen_adapters_of_other_values_are_refused(tmp_path):
+    """They are read from where they were trained, which may have changed since the run began."""
+    job = make_job(tmp_path / "backbone", aj.Stack((aj.Frozen(aj.Pfeiffer(bottleneck=2)), aj.Pfeiffer(bottleneck=2))))
+    job.fit(out_dir=tmp_path / "run", steps=2)
+    adapters = job.params["adapters"]
+    other = adapters | {"pfeiffer": perturb(adapters["pfeiffer"])}
+    with pytest.raises(CheckpointError, match="frozen_adapters.adapters/pfeiffer/encoder"):
+        dataclasses.replace(job, params=job.params | {"adapters": other}).fit(out_dir=tmp_path / "run", steps=2)
