@@ -18,7 +18,7 @@ from adapters_jax.bert.backbone import locate, read_config
 from adapters_jax.data import Source, Splits, glue, take
 from adapters_jax.data.named import open_task
 from adapters_jax.errors import AdapterError, ConfigError
-from adapters_jax.methods.adapter_drop import without_layers
+from adapters_jax.methods.adapter_drop import drop_of, without_layers
 from adapters_jax.methods.wrapper import Wrapper
 from adapters_jax.training.fit import Report
 from adapters_jax.types import Tree
@@ -40,6 +40,8 @@ def method_for(config: Config) -> aj.Method:
     if flags.drop is not None:
         robust = flags.drop == ROBUST
         method = aj.AdapterDrop(method, drop=0 if robust else int(flags.drop), robust=robust)
+    if flags.on is not None and flags.init_adapter is not None:
+        raise ConfigError("--on: expected a fresh adapter on it, got --init-adapter too, which has all leaves")
     if flags.freeze_adapter and flags.init_adapter is None:
         raise ConfigError("--freeze-adapter: expected --init-adapter, whose leaves are to be kept as they are")
     return aj.Frozen(method) if flags.freeze_adapter else method
@@ -135,7 +137,7 @@ def bare(method: aj.Method) -> Any:
 
 def _fitting(model: aj.Model, adapters: Tree) -> Tree:
     """Leaves of all layers, but for those that the model's method is left out of."""
-    return without_layers(adapters, getattr(model.method, "drop", 0), model.config)
+    return without_layers(adapters, drop_of(model.method), model.config)
 
 
 def open_splits(config: Config) -> Splits:
@@ -220,14 +222,16 @@ def show(result: dict[str, Any], folder: Path) -> None:
     """The result as a table, and where the artefact is."""
     parameters = result["parameters"]
     trained = parameters["trained"] - parameters["head"]
-    size = sum(path.stat().st_size for path in (folder / "adapter").glob("*"))  # it may have been moved away
+    # Of several tasks, each has its own; it may have been moved away.
+    artefacts = sorted(folder.glob("*/adapter")) or [folder / "adapter"]
+    size = sum(path.stat().st_size for artefact in artefacts for path in artefact.glob("*"))
     rows = {name: f"{value:.4f}" for name, value in result["metrics"].items()}
     rows |= {
         "trained parameters": f"{trained:,} ({parameters['share']:.1%} of the backbone), head {parameters['head']:,}",
         "steps": f"{result['steps']:,} in {result['seconds']:.0f} s, {result['steps_per_second']:.1f} a second",
         "kept": f"step {result['kept_step']:,}",
         "truncated texts": ", ".join(f"{name} {count:,}" for name, count in result["truncated"].items()),
-        "artefact": f"{folder / 'adapter'} ({size / 1e6:.1f} MB)",
+        "artefact": f"{', '.join(map(str, artefacts))} ({size / 1e6:.1f} MB)",
     }
     print(f"\n{result['task']}, {result['method']}, {result['backbone']['name']}, seed {result['seed']}")
     for name, value in rows.items():

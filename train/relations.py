@@ -80,8 +80,8 @@ def with_adapters(config: flags.Config) -> flags.Config:
         raise ConfigError(f"--adapters: expected --method=k_adapter, got {config.method.name}")
     if config.method.adapters not in (names, type(config.method)().adapters):
         raise ConfigError(f"--method.adapters: expected the names of --adapters, got {config.method.adapters}")
-    if config.flags.init_adapter is not None:
-        raise ConfigError("--adapters: expected no --init-adapter beside it, got both")
+    if config.flags.init_adapter is not None or config.flags.on is not None:
+        raise ConfigError("--adapters: expected no --init-adapter and no --on beside it, got both")
     return dataclasses.replace(config, method=dataclasses.replace(config.method, adapters=names, train_adapters=False))
 
 

@@ -70,7 +70,7 @@ class Prune(Data, _Prune):
 
 def evaluate(flags: Evaluate) -> None:
     """Scores the task's dev sets with each artefact, and says whether that is what was recorded."""
-    from adapters_jax.methods.adapter_drop import AdapterDrop, left_out
+    from adapters_jax.methods.adapter_drop import drop_of, left_out
 
     if not flags.adapter or (flags.figure and not flags.drop):
         raise ConfigError("expected --adapter=FOLDER, and --drop=0,1,... where there is a --figure")
@@ -86,7 +86,7 @@ def evaluate(flags: Evaluate) -> None:
             )
             scored.compare(found)
         method = scored.model.method
-        least = method.drop if isinstance(method, AdapterDrop) else 0
+        least = drop_of(method)
         for drop in flags.drop:
             if drop < least:
                 print(
@@ -120,7 +120,7 @@ def prune(flags: Prune) -> None:
         raise ConfigError(f"{flags.adapter}: its manifest holds no attention; train it with python -m train.fuse")
     means = mean_shares(shares)
     kept = list(means)[: flags.keep]
-    method, adapters = model.method.keep(params["adapters"], kept)
+    method, adapters = model.method.keep(params["adapters"], kept, model.config)
     small, fewer = dataclasses.replace(model, method=method), params | {"adapters": adapters}
     extra = {name: value for name, value in recorded["extra"].items() if name != "attention"}
     before, slow = scored.timed(model, params)
@@ -135,7 +135,12 @@ def prune(flags: Prune) -> None:
         max_length=scored.max_length,
         seed=recorded.get("seed"),
         data=recorded.get("data"),
-        extra=extra | {"pruned_from": list(model.method.names)},
+        extra=extra
+        | {
+            "pruned_from": list(model.method.names),
+            "eval_rows": scored.rows,
+            "eval_batch_size": scored.batch_size,
+        },
     )
     found = {"kept": kept, "attention": means, "before": before, "after": after, "speed": slow / fast}
     print(json.dumps({"adapter": flags.out, "task": scored.task} | found))

@@ -48,7 +48,9 @@ def predict(flags: Predict) -> None:
         backbone = load_backbone(flags.adapter[0], flags)
         loaded = [load_adapter(folder, backbone) for folder in flags.adapter]
         model, params = loaded[0] if len(loaded) == 1 else together(_by_task(flags.adapter, manifests, loaded))
-        columns = manifests[0].get("extra", {}).get("columns")
+        columns, *others = [manifest.get("extra", {}).get("columns") for manifest in manifests]
+        if any(other != columns for other in others):
+            raise ConfigError(f"--adapter: expected tasks on the same columns, got {columns} and {others}")
         pair = None if columns is None else len(columns) == 2
         lengths = [manifest.get("max_length") or model.max_length for manifest in manifests]
         max_length = flags.max_length if flags.max_length is not None else min(lengths)

@@ -1,6 +1,7 @@
 """AdapterDrop: another method left out of the first layers, always or for a number of them drawn at each step.
 
-Specialised: the first `drop` layers carry nothing, and have no leaves. Robust: each training step draws n from
+Specialised: the first `drop` layers carry nothing, and have no leaves (a network that makes the prefixes of all layers
+stays whole). Robust: each training step draws n from
 0 ... L - 1 and leaves the first n layers out, so that any number of them may be left out afterwards.
 
 Left out means that no work is done: the layers below run as in the plain backbone, outside of what is differentiated.
@@ -82,12 +83,22 @@ def left_out(method: Method, adapters: Tree, drop: int, config: BertConfig) -> t
     Raises:
         ConfigError: fewer layers than it was trained without, more than there are, or a method that cannot be left out.
     """
-    of, already = (method.of, method.drop) if isinstance(method, AdapterDrop) else (method, 0)
+    already = drop_of(method)
+    of = method
+    while isinstance(of, Wrapper):
+        of = of.of
     if drop < already:
         raise ConfigError(f"drop: expected at least {already}, without which the adapter was trained, got {drop}")
     dropped = AdapterDrop(of, drop)
     dropped.check(config)
     return dropped, without_layers(adapters, drop, config)
+
+
+def drop_of(method: Method) -> int:
+    """The layers that a method was left out of, whatever is around it."""
+    if isinstance(method, AdapterDrop):
+        return method.drop
+    return drop_of(method.of) if isinstance(method, Wrapper) else 0
 
 
 def without_layers(adapters: Tree, drop: int, config: BertConfig) -> Tree:

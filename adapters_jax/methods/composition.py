@@ -152,6 +152,8 @@ class Composed(Method, abc.ABC):
             part.check(config)
             if part.members > 1:
                 raise ConfigError(f"compose: {part.name} runs every row {part.members} times: it stands alone")
+            if getattr(part, "robust", False):
+                raise ConfigError(f"compose: {part.name} draws a depth for all: expected it around the composition")
         for start in self.segments(config):
             for slot, named in self._by_slot(config, start).items():
                 self._refuse(slot, dict(named))

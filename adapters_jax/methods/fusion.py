@@ -162,7 +162,8 @@ class Fusion(Composed):
         return super().initialise(key, config, backbone) | {FUSION: {"encoder": _own(layers)}}
 
     def expand(self, adapters: Tree, key: Key | None, config: BertConfig) -> Tree:
-        own, made = adapters[FUSION]["encoder"], super().expand(adapters, key, config)["encoder"]
+        own = adapters.get(FUSION, {}).get("encoder", {})
+        made = super().expand(adapters, key, config)["encoder"]
         layers = config.num_hidden_layers
 
         def joined(start: int, stop: int, run: Tree) -> Tree:
@@ -170,10 +171,11 @@ class Fusion(Composed):
             return {slot: leaves | {FUSION: here[slot]} for slot, leaves in run.items()}
 
         runs = {str(start): joined(start, stop, run) for start, stop, run in trees.runs(made, layers)}
-        return {"encoder": runs["0"] if list(runs) == ["0"] else runs}
+        return {"encoder": runs if any(name.isdigit() for name in made) else runs["0"]}
 
     def penalty(self, adapters: Tree) -> Float[Array, ""]:
-        values = [leaf for path, leaf in trees.flatten(adapters[FUSION]).items() if path.endswith("value/kernel")]
+        own = trees.flatten(adapters.get(FUSION, {}))
+        values = [leaf for path, leaf in own.items() if path.endswith("value/kernel")]
         away = sum(jnp.sum(jnp.square(leaf - jnp.eye(leaf.shape[-1])[None])) for leaf in values)
         return self.regulariser * away + super().penalty(adapters)
 
@@ -189,15 +191,21 @@ class Fusion(Composed):
         """(name, module) of the adapters that stand in a slot of a layer, in the order of its attention."""
         return self._by_slot(config, max(start for start in self.segments(config) if start <= layer)).get(slot, ())
 
-    def keep(self, adapters: Tree, names: Iterable[str]) -> tuple["Fusion", Tree]:
+    def keep(self, adapters: Tree, names: Iterable[str], config: BertConfig) -> tuple["Fusion", Tree]:
         """The fusion of some of its adapters, and their leaves: those left out get no attention, the rest share it.
 
         Raises:
-            ConfigError: a name that it does not have, or fewer than two.
+            ConfigError: fewer than two of its names.
         """
         names = tuple(name for name in self.names if name in set(names))
         kept = dataclasses.replace(self, names=names, parts=tuple(self.by_name[name] for name in names))
-        return kept, {name: adapters[name] for name in (*names, FUSION)}
+        kept.check(config)
+        # Where none of them stands, there is nothing to fuse either.
+        like = jax.eval_shape(lambda: kept.initialise(jax.random.key(0), config, {}))[FUSION]
+        wanted = [name for path, leaf in trees.flatten(like).items() for name in trees.layer_paths(path, leaf)]
+        flat = trees.to_layers(adapters[FUSION])
+        fusion = trees.from_layers({name: flat[name] for name in wanted}, like)
+        return kept, {name: adapters[name] for name in names} | {FUSION: fusion}
 
 
 def _own(encoder: Tree) -> Tree:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe
@@ -124,9 +125,15 @@ class GatedPart(Method):
         return own | {"encoder": {slot: {"gate": leaves["gate"]} for slot, leaves in gates.items()}}
 
     def expand(self, adapters: Tree, key: Key | None, config: BertConfig) -> Tree:
-        made = self.part.expand(adapters, key, config)["encoder"]
-        gates = adapters["encoder"]
-        return {"encoder": {slot: leaves | {"gate": gates[slot]["gate"]} for slot, leaves in made.items()}}
+        made, layers = self.part.expand(adapters, key, config).get("encoder", {}), config.num_hidden_layers
+        gates = adapters.get("encoder", {})
+
+        def joined(start: int, stop: int, run: Tree) -> Tree:
+            here = trees.cut(made, layers, start, stop)
+            return {slot: here.get(slot, {}) | {"gate": leaves["gate"]} for slot, leaves in run.items()}
+
+        runs = {str(start): joined(start, stop, run) for start, stop, run in trees.runs(gates, layers)}
+        return {"encoder": runs if any(name.isdigit() for name in gates) else runs["0"]}
 
     def flattened(self, adapters: Tree, config: BertConfig) -> tuple[Method, Tree]:
         part, _ = self.part.flattened(adapters, config)

@@ -105,6 +105,8 @@ def together(tasks: Mapping[str, tuple[Model, Tree]]) -> tuple[Together, Tree]:
     for other, (model, own) in tasks.items():
         if (model.config, model.dtype) != (first.config, first.dtype):
             raise ConfigError(f"together: expected one backbone and dtype, got others for {name} and {other}")
+        if model.head.inputs or not model.head.learns_from_labels:
+            raise ConfigError(f"together: expected heads that read texts alone, {other} has {model.head.name}")
         refuse_changed(model.method, model.config)
         outside = model.method.modules(model.config, 0).keys() - LAYER_ARGUMENTS.keys()
         if outside or model.method.positions(model.config):

@@ -54,9 +54,10 @@ def attention_shares(model: Any, params: Tree, rows: Rows, batch_size: int = 64)
 
 
 def mean_shares(shares: Shares) -> dict[str, float]:
-    """Each adapter's mean over slots and layers, the largest first; where it does not stand, it gets nothing."""
-    cells = [layer for layers in shares.values() for layer in layers.values()]
-    names = dict.fromkeys(name for cell in cells for name in cell)
+    """Each adapter's mean over the places where several stand, the largest first; where it does not stand, it has 0."""
+    every = [layer for layers in shares.values() for layer in layers.values()]
+    cells = [cell for cell in every if len(cell) > 1] or every
+    names = dict.fromkeys(name for cell in every for name in cell)
     means = {name: sum(cell.get(name, 0.0) for cell in cells) / len(cells) for name in names}
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 

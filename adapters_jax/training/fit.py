@@ -207,7 +207,7 @@ def encode_rows(
             f"max_length: expected at most the model's {model.max_length} positions, got {settings.max_length}"
         )
     if isinstance(train, Rows):
-        return train, dev
+        return train, _checked_rows(model.head, settings, train, dev)
     train = as_source(train, name="train")
     dev = None if dev is None else as_source(dev, like=train.features, name="dev")
 
@@ -217,6 +217,23 @@ def encode_rows(
         return rows
 
     return encoded(train), None if dev is None else encoded(dev)
+
+
+def _checked_rows(head: Any, settings: Settings, train: Rows, dev: Any) -> Rows | None:
+    """The dev rows, once both sets suit the head and the settings."""
+    if dev is not None and not isinstance(dev, Rows):
+        raise DataError(f"dev: expected encoded rows, as those to train on, got {type(dev).__name__}")
+    for rows in (train, *(() if dev is None else (dev,))):
+        if rows.max_length > settings.max_length:
+            raise ConfigError(
+                f"max_length: expected at least the {rows.max_length} of {rows.name}, got {settings.max_length}"
+            )
+        batch = rows.batch(np.array([0]), int(rows.lengths[0]))
+        missing = [name for name in head.inputs if name not in batch]
+        missing += ["labels"] if head.learns_from_labels and "labels" not in batch else []
+        if missing:
+            raise DataError(f"{rows.name}: expected {missing[0]!r} for a {head.name} head, got {', '.join(batch)}")
+    return dev
 
 
 def _check_labels(head: Any, rows: Encoded, source: Source) -> None:

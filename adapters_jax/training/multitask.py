@@ -140,7 +140,7 @@ def fit_tasks(
             eval_every=settings.eval_every or epoch,
             best_metric=MEAN,
             schedule=schedule,
-            identity={"tasks": identity, "share": share, "shares": shares},
+            identity={"tasks": identity, "order": list(tasks), "share": share, "shares": shares},
             summary="\n\n".join(f"{name}\n{t.model.summary(backbone.params)}" for name, t in tasks.items()),
         ),
         settings,

@@ -21,6 +21,8 @@ METHODS = {
     "prefix": aj.Prefix(length=2, bottleneck=4),
     "compose": aj.compose(aj.LoRA(rank=2), aj.Parallel(bottleneck=4)),
     "some layers": aj.IA3(layers=(0, 2)),
+    "unipelt": aj.UniPELT(length=2, prefix_bottleneck=4, reduction_factor=4.0, rank=2),
+    "fusion": aj.Fusion((aj.Pfeiffer(bottleneck=4), aj.Pfeiffer(bottleneck=2)), ("a", "b")),
 }
 EVERY = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -141,6 +143,7 @@ def test_no_leaf_below_is_made_and_the_artefact_comes_back(tmp_path):
         (lambda: aj.AdapterDrop(aj.LoRA(), drop=4), "at most the backbone's 3 layers, got 4"),
         (lambda: aj.AdapterDrop(aj.LoRA(), drop=-1), "drop: expected a whole number"),
         (lambda: aj.AdapterDrop(aj.AdapterDrop(aj.LoRA())), "method.of"),
+        (lambda: aj.compose(aj.AdapterDrop(aj.LoRA(), robust=True), aj.IA3()), "expected it around the composition"),
         (lambda: left_out(aj.AdapterDrop(aj.LoRA(), drop=2), {}, 1, TINY)[0], "expected at least 2"),
     ],
 )

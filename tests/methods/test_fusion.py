@@ -11,9 +11,11 @@ import adapters_jax as aj
 from adapters_jax import optim, testing, trees
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError
+from adapters_jax.methods.adapter_drop import left_out
 from adapters_jax.methods.fusion import attention
 from adapters_jax.slots import Context
-from tests.methods.tiny import BATCH, THREE, TINY, drawn_model, fresh_model, run
+from adapters_jax.training.attention import mean_shares
+from tests.methods.tiny import BACKBONE, BATCH, THREE, TINY, drawn_model, fresh_model, run
 
 NAMES = ("mnli", "qqp", "sst2")
 PARTS = (aj.Pfeiffer(bottleneck=4), aj.Pfeiffer(bottleneck=6), aj.Pfeiffer(bottleneck=4))
@@ -143,13 +145,34 @@ def test_counts(config, count):
 
 def test_pruning_keeps_the_named_adapters_and_the_fusion():
     model, params = drawn_model(FUSION)
-    method, adapters = FUSION.keep(params["adapters"], ["sst2", "mnli"])
+    method, adapters = FUSION.keep(params["adapters"], ["sst2", "mnli"], TINY)
     assert method.names == ("mnli", "sst2") and set(adapters) == {"mnli", "sst2", "fusion"}
     found = run(dataclasses.replace(model, method=method), params | {"adapters": adapters})
-    # The same as the whole fusion where the one left out gets no attention.
     assert float(abs(found.logits - run(model, params).logits).max()) > 1e-5
     with pytest.raises(ConfigError, match="at least 2"):
-        aj.Model(TINY, FUSION.keep(params["adapters"], ["sst2"])[0], THREE)
+        FUSION.keep(params["adapters"], ["sst2"], TINY)
+
+
+def test_adapters_of_some_layers_are_fused_pruned_and_dropped():
+    parts = aj.Pfeiffer(bottleneck=4, layers=(0,)), aj.Pfeiffer(bottleneck=4, layers=(0, 1)), aj.Pfeiffer(bottleneck=4)
+    model, params = drawn_model(aj.Fusion(parts, ("a", "b", "c")))
+    places = attention(run(model, params).aux, TINY)["ffn_merge"]
+    assert {layer: shares.shape[-1] for layer, shares in places.items()} == {0: 3, 1: 2, 2: 1}
+    method, adapters = model.method.keep(params["adapters"], ["a", "b"], TINY)
+    pruned = dataclasses.replace(model, method=method)
+    like = pruned.abstract(BACKBONE)["adapters"]
+    assert jax.tree.structure(adapters) == jax.tree.structure(like)
+    assert list(attention(run(pruned, params | {"adapters": adapters}).aux, TINY)["ffn_merge"]) == [0, 1]
+    alone, _ = model.method.keep(params["adapters"], ["a", "b"], TINY)
+    assert alone == method
+    for drop in (1, 3):
+        dropped, rest = left_out(model.method, params["adapters"], drop, TINY)
+        assert np.isfinite(run(dataclasses.replace(model, method=dropped), params | {"adapters": rest}).logits).all()
+
+
+def test_places_where_an_adapter_stands_alone_say_nothing_of_its_worth():
+    shares = {"attn_merge": {"0": {"a": 1.0}}, "ffn_merge": {"0": {"a": 0.1, "b": 0.6, "c": 0.3}}}
+    assert mean_shares(shares) == {"b": 0.6, "c": 0.3, "a": 0.1}
 
 
 def test_the_artefact_holds_the_adapters_and_comes_back(tmp_path):

@@ -82,6 +82,7 @@ def other_backbone(backbone: aj.Backbone):
     [
         (lambda b: {}, "at least one task"),
         (lambda b: {"a": task(b, aj.Houlsby(bottleneck=4), HEADS["nli"], 0)}, "houlsby changes leaves of the backbone"),
+        (lambda b: {"a": task(b, aj.LoRA(), aj.Relation(labels=("x", "y")), 0)}, "texts alone, a has relation"),
         (lambda b: {"a": task(b, aj.Prompt(length=2), HEADS["nli"], 0)}, "live in layers, a is prompt"),
         (lambda b: {"a": task(b, aj.LoRA(), HEADS["nli"], 0), "b": other_backbone(b)}, "a and b differ in embeddings"),
     ],

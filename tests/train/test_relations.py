@@ -284,7 +284,7 @@ def test_artefacts_that_do_not_fit_are_refused_by_name(
         (["--adapters=factual"], "--adapters: expected name=folder,name=folder, each name once, got 'factual'"),
         (["--adapters=a=x,a=y"], "--adapters: expected name=folder,name=folder, each name once, got 'a=y'"),
         (["--adapters=a=x", "--method=houlsby"], "--adapters: expected --method=k_adapter, got houlsby"),
-        (["--adapters=a=x", "--method=k_adapter", "--init-adapter=y"], "expected no --init-adapter beside it"),
+        (["--adapters=a=x", "--method=k_adapter", "--init-adapter=y"], "no --init-adapter and no --on beside it"),
         (
             ["--adapters=a=x", "--method=k_adapter", "--method.adapters=b"],
             "--method.adapters: expected the names of --adapters",

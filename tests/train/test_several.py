@@ -189,6 +189,12 @@ def test_a_frozen_adapter_under_a_new_head(place, single, capsys):
     assert json.loads((out / "result.json").read_text())["parameters"]["trained"] == 16 * 2 + 2
     moved = place.run(glue.main, "moved", *given)
     assert leaves(moved / "adapter") != leaves(single["mrpc"])
+    dropped = place.run(glue.main, "frozen-dropped", *given, "--freeze-adapter", "--drop=1")
+    assert leaves(dropped / "adapter") == {
+        k: v for k, v in leaves(single["mrpc"]).items() if k.startswith("encoder/1/")
+    }
+    both = lambda: place.run(glue.main, "bad", *given, f"--on={single['mrpc']}")
+    assert "--on: expected a fresh adapter" in refused(capsys, both)
     alone = lambda: place.run(glue.main, "bad", "--task=rte", "--freeze-adapter")
     assert "expected --init-adapter" in refused(capsys, alone)
 
