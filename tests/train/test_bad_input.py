@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from adapters_jax import testing
 from adapters_jax.bert.config import BertConfig
+from tests.refusal import refused
 from train import glue
 
 
@@ -57,20 +58,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path, glu
     place = Place(tmp_path_factory.mktemp("trained"), backbone_folder, glue_folder)
     place.run()
     return place
-
-
-def refused(capsys: pytest.CaptureFixture, call: Callable[[], None]) -> str:
-    """The one line that the command ends with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        call()
-    told = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2
-    errors = [line for line in told if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert told[-1] == errors[0], told
-    assert "Traceback" not in "".join(told)
-    return errors[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

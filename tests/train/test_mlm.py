@@ -17,6 +17,7 @@ from adapters_jax import cli, testing, trees
 from adapters_jax.data.text import hold_out, pack_files
 from adapters_jax.training import fit as loop
 from adapters_jax.training.score import score
+from tests.refusal import refused
 from train import flags, glue, mlm
 
 NICE = ("--method=pfeiffer", "--method.bottleneck=4", "--method.invertible=true")
@@ -57,17 +58,6 @@ def finished(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
-
-
-def refused(capsys: pytest.CaptureFixture, call: Callable[[], None]) -> str:
-    """The one line that a command ends with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        call()
-    told = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2
-    assert [line for line in told if line.startswith("error: ")] == told[-1:]
-    return told[-1]
 
 
 def test_perplexity_before_and_after(finished: Path, base: list[str], backbone_folder: Path, text: Path):

@@ -16,6 +16,7 @@ import adapters_jax as aj
 from adapters_jax import testing, trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.data.relations import SEMEVAL
+from tests.refusal import refused
 from train import dependencies, glue, relations
 
 WORDS = ("cat", "dog", "man", "woman", "good", "bad")
@@ -133,16 +134,6 @@ def leaves(run: Path, prefix: str) -> dict[str, str]:
         for path, leaf in stored.items()
         if path.startswith(prefix)
     }
-
-
-def refused(capsys: pytest.CaptureFixture, call, *args) -> str:
-    """The one line that a command ends with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        call(*args)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert end.value.code == 2 and len(told) == 1
-    return told[0]
 
 
 def test_the_factual_adapter_is_scored_on_relations(factual: Path):

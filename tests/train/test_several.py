@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from adapters_jax import cli
+from tests.refusal import refused
 from tests.train.conftest import rte_rows, write_rte
 from train import fuse, glue, multitask
 
@@ -42,15 +43,6 @@ def leaves(folder: Path, prefix: str = "adapters/") -> dict[str, str]:
         for path, leaf in flat.items()
         if path.startswith(prefix)
     }
-
-
-def refused(capsys: pytest.CaptureFixture, call: Callable[[], object]) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        call()
-    assert end.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
 
 
 def write_mrpc(folder: Path) -> None:

@@ -7,34 +7,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters_jax.bert.heads.base import Head
+from adapters_jax.bert.heads.base import Head, check_dropout
 from adapters_jax.errors import ConfigError
 from adapters_jax.types import Array, Batch, Float, Logits
 
 
 class ClassHead(Head):
-    """One of c classes: softmax cross entropy. A subclass has these fields, and calls `check_classes` first.
+    """One of c classes: softmax cross entropy. A subclass is a dataclass with these fields.
 
     Attributes:
         num_labels: c; may be left out where `labels` are given.
         labels: the names of the classes, in order; "0", "1", ... if not given.
+        dropout: on what the classes are read from.
+
+    Raises:
+        ConfigError: fewer than two classes, another number of names, or what is no rate of dropout.
     """
 
     num_labels: int
     labels: tuple[str, ...]
+    dropout: float
 
-    def check_classes(self) -> None:
-        """Fills in what is left out.
-
-        Raises:
-            ConfigError: fewer than two classes, or another number of names.
-        """
+    def __post_init__(self) -> None:
         object.__setattr__(self, "num_labels", self.num_labels or len(self.labels))
         object.__setattr__(self, "labels", tuple(self.labels) or tuple(str(i) for i in range(self.num_labels)))
         if self.num_labels < 2 or len(self.labels) != self.num_labels:
             raise ConfigError(
                 f"head: expected at least 2 classes, each with a name, got {self.num_labels}: {self.labels}"
             )
+        check_dropout(self.dropout)
 
     @property
     def width(self) -> int:

@@ -51,10 +51,6 @@ class Classification(PooledHead, ClassHead):
     labels: tuple[str, ...] = ()
     dropout: float = 0.1
 
-    def __post_init__(self) -> None:
-        self.check_classes()
-        check_dropout(self.dropout)
-
 
 @dataclasses.dataclass(frozen=True)
 class Regression(PooledHead):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from adapters_jax.bert.config import BertConfig
-from adapters_jax.bert.heads.base import Surroundings, check_dropout, initial_dense
+from adapters_jax.bert.heads.base import Surroundings, initial_dense
 from adapters_jax.bert.heads.classes import ClassHead
 from adapters_jax.bert.ops import Dense, dropout
 from adapters_jax.types import Array, Hidden, Key, Logits, Tree
@@ -37,10 +37,6 @@ class Relation(ClassHead):
     num_labels: int = 0
     labels: tuple[str, ...] = ()
     dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.check_classes()
-        check_dropout(self.dropout)
 
     def initialise(self, key: Key, config: BertConfig, pooler: bool) -> Tree:
         return {"classifier": initial_dense(key, "classifier", config, 2 * config.hidden_size, self.width)}
