@@ -17,9 +17,10 @@ from typing import Any
 
 from benchmarks import report, runs
 
-TASKS = {"mrpc": "accuracy", "rte": "accuracy", "sst2": "accuracy", "cola": "matthews"}
-ROWS, EPOCHS = 2000, 3
+TASKS = {"mrpc": "accuracy", "stsb": "pearson", "qqp": "accuracy", "sst2": "accuracy"}
+EPOCHS = 3
 COMMON = ("--backbone=minilm", "--optimizer=adamw", "--batch-size=32", "--max-length=64")
+KNOWLEDGE = ("--method=k_adapter", "--method.inner=384")
 
 
 class Bench:
@@ -27,6 +28,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.data, self.runs = Path(arguments.data_dir), Path(arguments.runs)
+        self.rows = arguments.rows
         self.seeds = [int(seed) for seed in arguments.seeds.split(",")]
         self.results: dict[str, Any] = {}
 
@@ -37,7 +39,8 @@ class Bench:
         return self.runs / f"{name}-{seed}"
 
     def glue(self, *argv: str) -> tuple[str, ...]:
-        return (f"--data-dir={self.data / 'glue'}", f"--train-rows={ROWS}", f"--epochs={EPOCHS}", *argv)
+        rows = f"--train-rows={self.rows}", "--eval-rows=1000"
+        return (f"--data-dir={self.data / 'glue'}", *rows, f"--epochs={EPOCHS}", *argv)
 
     def show(self, part: str, header: list[str], cells: list[list[Any]]) -> None:
         print(f"\n{part}\n\n{report.table(header, cells)}", flush=True)
@@ -101,20 +104,22 @@ def knowledge(bench: Bench) -> None:
     """Relation classification with none, one and both of K-Adapter's adapters, over the frozen backbone."""
     trex, trees, semeval = (bench.data / name for name in ("lama/trex_rc", "ud_ewt", "semeval2010_task8"))
     files = (f"--train={semeval / 'TRAIN_FILE.TXT'}", f"--dev={semeval / 'TEST_FILE_FULL.TXT'}", "--keep=last")
+    files += (f"--train-rows={2 * bench.rows}",)
     facts = (f"--train={trex / 'train.jsonl'}", f"--dev={trex / 'dev.jsonl'}", "--epochs=2", "--lr=5e-4")
+    facts += (f"--train-rows={3 * bench.rows}",)
     heads = (f"--train={trees / 'en_ewt-ud-dev.conllu'}", f"--dev={trees / 'en_ewt-ud-test.conllu'}", "--keep=last")
     scores: dict[str, list[float]] = {}
     before: dict[str, list[float]] = {}
     for seed in bench.seeds:
-        fact = bench.run("train.relations", "factual", seed, "--method=k_adapter", *facts)
-        tree = bench.run("train.dependencies", "linguistic", seed, "--method=k_adapter", *heads, "--lr=5e-4")
+        fact = bench.run("train.relations", "factual", seed, *KNOWLEDGE, *facts)
+        tree = bench.run("train.dependencies", "linguistic", seed, *KNOWLEDGE, *heads, "--epochs=2", "--lr=5e-4")
         before.setdefault("factual (T-REx accuracy)", []).append(fact["metrics"]["accuracy"])
         before.setdefault("linguistic (EWT unlabelled attachment)", []).append(tree["metrics"]["uas"])
         named = {name: f"{name}={bench.folder(name, seed) / 'adapter'}" for name in ("factual", "linguistic")}
         given: dict[str, tuple[str, ...]] = {"none": ("--method=head", "--lr=1e-2")}
         for chosen in (["factual"], ["linguistic"], ["factual", "linguistic"]):
             adapters = f"--adapters={','.join(named[name] for name in chosen)}"
-            given[" and ".join(chosen)] = ("--method=k_adapter", adapters, "--lr=1e-3")
+            given[" and ".join(chosen)] = (*KNOWLEDGE, adapters, "--lr=1e-3")
         for which, flags in given.items():
             name = f"semeval-{which.replace(' ', '-')}"
             result = bench.run("train.relations", name, seed, *files, "--epochs=3", *flags)
@@ -125,8 +130,8 @@ def knowledge(bench: Bench) -> None:
 
 def language(bench: Bench) -> None:
     """Perplexity on held-out reviews, and sentiment with and without the adapter that was trained on reviews."""
-    text = (f"--text={bench.data / 'mlm_text' / 'imdb_unsup_8k.txt'}", "--train-rows=6000", "--eval-rows=500")
-    phase = (*text, "--epochs=2", "--lr=1e-3")
+    text = f"--text={bench.data / 'mlm_text' / 'imdb_unsup_8k.txt'}"
+    phase = (text, f"--train-rows={3 * bench.rows}", "--eval-rows=500", "--epochs=2", "--lr=1e-3")
     methods = {"head alone": ("--method=head",), "adapter": ("--method=pfeiffer",)}
     cells: list[list[Any]] = []
     found: dict[str, list[float]] = {}
@@ -172,13 +177,14 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--runs", default="runs/several")
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--rows", type=int, default=1000, help="train rows of each task")
     parser.add_argument("--parts", default=",".join(PARTS))
     arguments = parser.parse_args()
     bench = Bench(arguments)
     for part in arguments.parts.split(","):
         PARTS[part](bench)
     path = Path(arguments.runs, f"{arguments.parts.replace(',', '-')}.json")
-    report.write(path, {"seeds": bench.seeds, "parts": bench.results, **report.surroundings()})
+    report.write(path, {"seeds": bench.seeds, "rows": bench.rows, "parts": bench.results, **report.surroundings()})
 
 
 if __name__ == "__main__":
