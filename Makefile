@@ -65,9 +65,13 @@ parity: setup $(PARITY_STAMP)  ## derive the golden vectors again with torch, co
 	rm -rf build/parity
 	$(PARITY_PY) -m parity.oracle --out build/parity --whole
 	$(PARITY_PY) -m parity.peers_oracle --out build/parity
+	$(PARITY_PY) -m parity.peft_files write build/parity/peft_adalora
+	$(PY) -m parity.peft_ours build/parity/ours_adalora
+	$(PARITY_PY) -m parity.peft_files read build/parity/ours_adalora
 	$(PY) -m parity.compare tests/golden build/parity
 	$(PY) -m pytest tests/test_parity.py tests/test_peers.py --golden build/parity
 	$(PY) -m pytest tests/bert/heads/test_masked_lm.py -k torch --golden build/parity
+	$(PY) -m pytest tests/interop/test_peft.py -k golden --golden build/parity
 
 wheel: setup  ## build the wheel, install it into a fresh environment elsewhere, use it there
 	PYTHON=$(PY) .ci/wheel_smoke

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         IA3,
         MAM,
         METHODS,
+        AdaLoRA,
         AdapterDrop,
         BitFit,
         Compose,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Prompt,
         PTuning,
         PTuningV2,
+        QLoRA,
         Recipe,
         ScaledParallel,
         Stack,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from adapters_jax.trees import join, split
 
 _HOMES = {
+    "AdaLoRA": "methods",
     "AdapterDrop": "methods",
     "AdaptersJaxError": "errors",
     "Backbone": "bert.backbone",
@@ -87,6 +90,7 @@ _HOMES = {
     "Predictor": "serving.predictor",
     "Prefix": "methods",
     "Prompt": "methods",
+    "QLoRA": "methods",
     "Recipe": "methods",
     "Regression": "bert.heads",
     "Relation": "bert.heads",

@@ -46,6 +46,7 @@ def identity(model: Model, backbone: Any) -> dict[str, Any]:
             "fingerprint": backbone.fingerprint,
             "name": str(backbone.name),
             "revision": backbone.revision,
+            "quantization": backbone.quantize,
         },
     }
 
@@ -122,7 +123,8 @@ def load_adapter(
 
     Args:
         folder: an artefact.
-        backbone: the `Backbone` it was trained on; its unchanged leaves are shared, not copied.
+        backbone: the `Backbone` it was trained on; its unchanged leaves are shared, not copied. The fingerprint
+            decides, which is that of the weights as read: it may be quantised otherwise than in training, or not.
         methods: name -> class of methods that are not in `METHODS`.
 
     Raises:
@@ -309,7 +311,7 @@ def _refuse_changed(where: Path, rest: Tree, backbone: Tree) -> None:
     """A frozen leaf that is not the backbone's own: its change would be lost."""
     own = trees.flatten(backbone)
     for path, leaf in trees.flatten(rest).items():
-        if leaf is not own[path] and not np.array_equal(np.asarray(leaf), np.asarray(own[path])):
+        if leaf is not own[path] and not trees.same(leaf, own[path]):
             raise AdapterError(
                 f"{where}: not saved, backbone/{path} differs from the backbone's, and the method does not train it; "
                 "start from this backbone's params"

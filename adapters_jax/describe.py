@@ -119,7 +119,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {'backbone':<11} fingerprint {backbone}"
     elif backbone:
         revision = f", revision {backbone['revision']}" if backbone.get("revision") else ""
-        yield f"  {'backbone':<11} {backbone.get('name')}{revision}, fingerprint {backbone.get('fingerprint')}"
+        quantised = f", {backbone['quantization']}" if backbone.get("quantization") else ""
+        name = f"{backbone.get('name')}{revision}{quantised}"
+        yield f"  {'backbone':<11} {name}, fingerprint {backbone.get('fingerprint')}"
     for name in ("task", "data", "max_length", "seed", "dtype"):
         if found.get(name) is not None:
             yield f"  {name:<11} {found[name]}"

@@ -5,6 +5,7 @@ params = {"backbone": ..., "adapters": ..., "head": ...}
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from adapters_jax import trees
+from adapters_jax.bert import quant
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.encoder import REMAT, Segment, encode
 from adapters_jax.bert.heads import Head, Surroundings
@@ -98,11 +100,21 @@ class Model:
         Args:
             key: of the run's seed; every leaf is drawn by its own path.
             backbone: `Backbone.params`. Leaves that the method trains are taken in float32, the rest as they are.
+
+        Raises:
+            ConfigError: the method trains a quantised leaf of the backbone.
         """
         adapters = self.method.initialise(trees.fold_path(key, "adapters"), self.config, backbone)
         head = self.head.initialise(trees.fold_path(key, "head"), self.config, pooler="pooler" not in backbone)
         params = {"backbone": self._cut(backbone), "adapters": adapters, "head": head}
         labels = trees.flatten(self.labels(params))
+        for path, leaf in trees.flatten(params).items():
+            if labels[path] != "frozen" and isinstance(leaf, quant.Quantised):
+                pattern = re.sub(r"/\d+/", "/*/", trees.layer_paths(path, leaf)[0])
+                raise ConfigError(
+                    f"method {self.method.name} trains {pattern}, which is quantised ({leaf.kind}): expected an "
+                    "adapter method or a float backbone"
+                )
         widen = lambda path, leaf: leaf if labels[path] == "frozen" else jnp.asarray(leaf, jnp.float32)
         return trees.map_paths(widen, params)
 
@@ -226,13 +238,20 @@ class Model:
         """What the method adds to the mean loss of a step."""
         return self.method.penalty(params["adapters"])
 
+    def measures(self, params: Tree) -> dict[str, Array]:
+        """What the method logs of a step besides its loss: name -> scalar."""
+        return self.method.measures(params["adapters"])
+
     def fold(self, params: Tree) -> tuple["Model", Tree]:
         """(model, params) of the same function without adapters, folded into the backbone's weights, in float32. Pure.
+
+        Quantised kernels become floats, and stay so: `quant.quantise` goes back, and says how far each is off then.
 
         Raises:
             NotFoldable: the method's change is no change of weights.
         """
-        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["backbone"])
+        backbone = quant.dequantise(params["backbone"])
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), backbone)
         backbone = self.method.fold(wide, params["adapters"])
         backbone |= {"encoder": trees.join_runs(backbone["encoder"], self.config.num_hidden_layers)}
         return dataclasses.replace(self, method=Full()), params | {"backbone": backbone, "adapters": {}}

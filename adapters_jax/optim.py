@@ -48,6 +48,7 @@ def make_optimizer(
     decays: Callable[[str], bool] = decays,
     branches: Tree | None = None,
     head_lr: float | None = None,
+    around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda tx: tx,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of the trained leaves, and its learning rate by step.
 
@@ -63,6 +64,7 @@ def make_optimizer(
         branches: a tree of names, one for each leaf: leaves of unlike names have counts and moments of their own, under
             one norm and one learning rate.
         head_lr: the peak rate of leaves under head/; None: `lr`.
+        around: wraps all of it but the clipping.
 
     Raises:
         ConfigError: an unknown optimiser or schedule.
@@ -81,7 +83,8 @@ def make_optimizer(
     if branches is not None:
         each = dict.fromkeys(jax.tree.leaves(branches), optax.chain(*moments))
         moments = (optax.multi_transform(each, branches),)
-    return optax.chain(clip, *moments, _scale_by_ramp(ramp, ratio)), lambda step: float(ramp.rate(step))
+    tx = around(optax.chain(*moments, _scale_by_ramp(ramp, ratio)))
+    return optax.chain(clip, tx), lambda step: float(ramp.rate(step))
 
 
 class Ramp(NamedTuple):

@@ -4,6 +4,7 @@ A tree is nested dicts of arrays; a path joins the keys with "/". Layer weights 
 layers (`backbone/encoder/query/kernel`, shape [l d d]), or, where layers differ, stacked over runs of layers that are
 keyed by their first layer (`adapters/encoder/5/...` holds layers 5 and up to the next run). On disk and in tables each
 layer's leaf carries its own number whatever the runs (`backbone/encoder/3/query/kernel`): `to_layers`, `from_layers`.
+A quantised kernel is one leaf, though JAX sees the arrays that it consists of.
 """
 
 import zlib
@@ -100,10 +101,23 @@ def diff(a: Tree, b: Tree) -> list[str]:
     def differs(path: str) -> bool:
         if path not in left or path not in right:
             return True
-        x, y = np.asarray(left[path]), np.asarray(right[path])
-        return x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes()
+        (form, arrays), (other_form, others) = _parts(left[path]), _parts(right[path])
+        bits = lambda array: (array.dtype, array.shape, array.tobytes())
+        return form != other_form or any(bits(x) != bits(y) for x, y in zip(arrays, others, strict=True))
 
     return [path for path in dict.fromkeys([*left, *right]) if differs(path)]
+
+
+def _parts(leaf: Any) -> tuple[Any, list[np.ndarray]]:
+    """The form of a leaf, and the arrays it consists of: itself, or those of a quantised one."""
+    children, form = jax.tree.flatten(leaf)
+    return form, [np.asarray(child) for child in children]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two leaves hold equal values."""
+    (form, arrays), (other_form, others) = _parts(a), _parts(b)
+    return form == other_form and all(map(np.array_equal, arrays, others))
 
 
 def fold_path(key: Key, *path: str | int | jax.Array) -> Key:

@@ -59,6 +59,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     ),
     "peft-rslora": lambda: aj.LoRA(rank=8, alpha=4.0, rank_stabilised=True),
     "peft-dora": lambda: aj.LoRA(slots=("query", "value", "ffn_in"), rank=4, alpha=8.0, dora=True),
+    "peft-adalora": lambda: aj.AdaLoRA(rank=4, target_rank=2, alpha=8.0, orthogonality=0.0),
     "peft-ia3": lambda: aj.IA3(preset="paper"),
     "adapters-double_seq_bn": lambda: aj.Houlsby(preset="adapterhub", bottleneck=8),
     "adapters-seq_bn": lambda: aj.Pfeiffer(bottleneck=8),

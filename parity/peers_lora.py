@@ -70,6 +70,17 @@ CASES: dict[str, Callable[[], Vectors]] = {
         **LOW_RANK,
         lora_magnitude_vector="magnitude",
     ),
+    "peft-adalora": lambda: with_peft(
+        peft.AdaLoraConfig(
+            init_r=4,
+            target_r=2,
+            lora_alpha=8,
+            total_step=10,
+            target_modules=r"encoder\.layer\..*(query|key|value|dense)",
+        ),
+        **LOW_RANK,
+        lora_E="e",
+    ),
     "peft-ia3": lambda: with_peft(
         peft.IA3Config(target_modules=rf"{ATTENTION}(key|value)|{OUTPUT}", feedforward_modules=OUTPUT), ia3_l="scale"
     ),

@@ -62,7 +62,8 @@ def load_backbone(config: Config, method: aj.Method) -> aj.Backbone:
         raise ConfigError(
             f"--max-length: expected at most the {limit} positions of {flags.backbone}, got {flags.max_length}"
         )
-    backbone = aj.load_backbone(flags.backbone, dtype=flags.dtype, revision=flags.revision)
+    quantize = None if flags.quantize == "none" else flags.quantize
+    backbone = aj.load_backbone(flags.backbone, dtype=flags.dtype, quantize=quantize, revision=flags.revision)
     _ = backbone.tokenizer  # read here, so that one that is missing shows now
     return backbone
 
@@ -181,7 +182,12 @@ def result(
     return {
         "task": config.task,
         "method": config.flags.method,
-        "backbone": {"name": backbone.name, "revision": backbone.revision, "fingerprint": backbone.fingerprint},
+        "backbone": {
+            "name": backbone.name,
+            "revision": backbone.revision,
+            "fingerprint": backbone.fingerprint,
+            "quantization": backbone.quantize,
+        },
         "seed": config.flags.seed,
         "metrics": dict(metrics),
         "truncated": dict(truncated),

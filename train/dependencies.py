@@ -5,14 +5,12 @@ without predictions; `uas` is the share of words whose head is right.
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import adapters_jax as aj
 from adapters_jax.data.source import take
 from adapters_jax.errors import ConfigError
-from adapters_jax.flags import one_line_errors
 from train import flags
 
 
@@ -35,12 +33,8 @@ class Flags(flags.Training):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Flags, configuration, run. Input that is at fault ends it with one line and exit code 2."""
-    # Else transformers tells everybody that there is no torch, which is as it should be.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with one_line_errors():
-        parsed = flags.parse(argv, "python -m train.dependencies", (__doc__ or "").splitlines()[0], Flags)
-        run(flags.resolve(parsed))
+    """Flags, configuration, run."""
+    flags.start(run, argv, "train.dependencies", __doc__, Flags)
 
 
 def run(config: flags.Config) -> None:

@@ -5,8 +5,9 @@ else the method's recipe. Nothing here imports JAX until a method is asked for: 
 """
 
 import dataclasses
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,10 @@ from adapters_jax.data.glue import DEFAULT_CACHE
 from adapters_jax.data.named import TOY, task_recipe
 from adapters_jax.data.tasks import TASKS
 from adapters_jax.errors import ConfigError, unknown
-from adapters_jax.flags import fill, merge, print_help, read_argv
+from adapters_jax.flags import fill, merge, one_line_errors, print_help, read_argv
 
 Recipe = tyro.conf.arg(help_behavior_hint="(default: the recipe's)", metavar="VALUE")
+Method = tyro.conf.arg(help_behavior_hint="(default: the method's)", metavar="VALUE")
 Unset = tyro.conf.arg(help_behavior_hint="", metavar="VALUE")
 
 
@@ -70,6 +72,8 @@ class Training:
     """Tokens of a text or pair; longer ones are cut and counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which the backbone is stored and computed; trained leaves stay float32."""
+    quantize: Annotated[Literal["nf4", "int8", "none"] | None, Method] = None
+    """Keep the dense kernels of the backbone's layers in so few bits; they are frozen. With any adapter method."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again, to save memory."""
     save_every: int = 500
@@ -226,6 +230,9 @@ def resolve(config: Config) -> Config:
             raise ConfigError(f"{name}: expected at least 1, got {rows}; leave it out for all rows")
     out_dir = flags.out_dir or f"runs/{task}-{flags.method}-{flags.seed}"
     values |= {"task": task} if hasattr(flags, "task") else {}
+    # "none" is kept only where it says other than the method: runs of before it was a flag are the same runs.
+    quantize, own = flags.quantize or config.method.quantize, config.method.quantize
+    values["quantize"] = None if quantize == "none" and own is None else quantize
     resolved = dataclasses.replace(flags, **values, out_dir=out_dir)
     settings(resolved)
     return dataclasses.replace(config, flags=resolved)
@@ -237,3 +244,24 @@ def settings(flags: Training) -> Any:
 
     names = [field.name for field in dataclasses.fields(Settings)]
     return Settings(**{name: getattr(flags, name) for name in names})
+
+
+def start(
+    run: Callable[[Config], object],
+    argv: Sequence[str] | None,
+    module: str,
+    doc: str | None,
+    cls: type[Training] = Flags,
+) -> None:
+    """What every job does: flags, configuration, run. Input that is at fault ends it with one line and exit code 2.
+
+    Args:
+      run: takes the resolved configuration.
+      argv: the command line; None for this program's.
+      module: its name, and `doc` its docstring, for `--help`.
+      cls: what the job can be told.
+    """
+    # Else transformers tells everybody that there is no torch, which is as it should be.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    with one_line_errors():
+        run(resolve(parse(argv, f"python -m {module}", (doc or "").splitlines()[0], cls)))

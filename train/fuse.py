@@ -6,7 +6,6 @@ attention each adapter gets on the dev set is in result.json, and `adapters-jax 
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,7 +13,6 @@ import tyro
 
 import adapters_jax as aj
 from adapters_jax.errors import ConfigError
-from adapters_jax.flags import one_line_errors
 from adapters_jax.types import Tree
 from train import flags, glue
 
@@ -32,12 +30,8 @@ class Flags(flags.Flags):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Flags, configuration, run. Input that is at fault ends it with one line and exit code 2."""
-    # Else transformers tells everybody that there is no torch, which is as it should be.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with one_line_errors():
-        parsed = flags.parse(argv, "python -m train.fuse", (__doc__ or "").splitlines()[0], Flags)
-        run(flags.resolve(parsed))
+    """Flags, configuration, run."""
+    flags.start(run, argv, "train.fuse", __doc__, Flags)
 
 
 def run(config: flags.Config) -> None:

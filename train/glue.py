@@ -4,24 +4,18 @@ Starting again with the same flags goes on where the run stopped, or prints its 
 config.yaml, metrics.jsonl, checkpoints/, adapter/ (the artefact), predictions/ and result.json.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import adapters_jax as aj
 from adapters_jax.data.named import task_metrics
-from adapters_jax.flags import one_line_errors
 from train import flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Flags, configuration, run. Input that is at fault ends it with one line and exit code 2."""
-    # Else transformers tells everybody that there is no torch, which is as it should be.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with one_line_errors():
-        parsed = flags.parse(argv, "python -m train.glue", (__doc__ or "").splitlines()[0])
-        run(flags.resolve(parsed))
+    """Flags, configuration, run."""
+    flags.start(run, argv, "train.glue", __doc__)
 
 
 def run(config: flags.Config) -> None:

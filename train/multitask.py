@@ -7,7 +7,6 @@ metrics.jsonl, checkpoints/, result.json and, for each task, TASK/adapter: an ar
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ import tyro
 
 from adapters_jax.data.tasks import TASKS
 from adapters_jax.errors import ConfigError, unknown
-from adapters_jax.flags import one_line_errors
 from train import flags
 
 NAME = "multitask"
@@ -49,12 +47,8 @@ class Flags(flags.Flags):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Flags, configuration, run. Input that is at fault ends it with one line and exit code 2."""
-    # Else transformers tells everybody that there is no torch, which is as it should be.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with one_line_errors():
-        parsed = flags.parse(argv, "python -m train.multitask", (__doc__ or "").splitlines()[0], Flags)
-        run(flags.resolve(parsed))
+    """Flags, configuration, run."""
+    flags.start(run, argv, "train.multitask", __doc__, Flags)
 
 
 def run(config: flags.Config) -> None:

@@ -6,7 +6,6 @@ which is what SemEval's official scorer reads.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -15,7 +14,6 @@ import adapters_jax as aj
 from adapters_jax.data.relations import encode_relations, format_of, read_relations
 from adapters_jax.data.source import take
 from adapters_jax.errors import AdapterError, ConfigError
-from adapters_jax.flags import one_line_errors
 from train import flags
 
 METRICS = {"trex": ("accuracy", "macro_f1"), "semeval": ("semeval", "accuracy")}
@@ -59,12 +57,8 @@ class Flags(flags.Training):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Flags, configuration, run. Input that is at fault ends it with one line and exit code 2."""
-    # Else transformers tells everybody that there is no torch, which is as it should be.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with one_line_errors():
-        parsed = flags.parse(argv, "python -m train.relations", (__doc__ or "").splitlines()[0], Flags)
-        run(flags.resolve(with_adapters(parsed)))
+    """Flags, configuration, run."""
+    flags.start(lambda config: run(with_adapters(config)), argv, "train.relations", __doc__, Flags)
 
 
 def with_adapters(config: flags.Config) -> flags.Config:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from adapters_jax.bert import quant
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.convert import read_weights
 from adapters_jax.errors import BackboneError
@@ -43,6 +44,11 @@ class Backbone:
     def has_pooler(self) -> bool:
         return "pooler" in self.params
 
+    @property
+    def quantize(self) -> str | None:
+        """How the dense kernels of the layers are quantised, "nf4" or "int8"; None: they are floats."""
+        return quant.kind_of(self.params)
+
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The fast tokenizer that came with the weights (`transformers.PreTrainedTokenizerFast`).
@@ -75,22 +81,28 @@ class Backbone:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
 
-def load_backbone(name: str, *, dtype: str = "float32", revision: str | None = None) -> Backbone:
+def load_backbone(
+    name: str, *, dtype: str = "float32", quantize: str | None = None, revision: str | None = None
+) -> Backbone:
     """A pretrained BERT encoder.
 
     Args:
         name: a local folder, a hub id such as "bert-base-uncased", or "minilm" (the installed weights).
         dtype: in which the weights are kept, "float32" or "bfloat16".
+        quantize: "nf4" or "int8": the dense kernels of the layers are quantised as they are read, one by one, so that
+            the float model is never in memory whole (quant.py); the rest stays in `dtype`. Only methods that leave
+            these kernels frozen can be trained on it.
         revision: of the hub repository: branch, tag or commit; the commit is recorded.
 
     Raises:
         BackboneError: files that are missing, damaged or of another architecture; a hub that cannot be reached.
+        ConfigError: an unknown way to quantise.
     """
     if dtype not in ("float32", "bfloat16"):
         raise BackboneError(f"dtype: expected float32 or bfloat16, got {dtype!r}")
     folder, commit = locate(name, revision)
     config = read_config(folder)
-    params, fingerprint = read_weights(weight_files(folder), config, dtype)
+    params, fingerprint = read_weights(weight_files(folder), config, dtype, quantize)
     return Backbone(config, params, fingerprint, name, folder, commit)
 
 

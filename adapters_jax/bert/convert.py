@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adapters_jax import trees
-from adapters_jax.bert import weights
+from adapters_jax.bert import quant, weights
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.errors import BackboneError
 from adapters_jax.types import Tree
@@ -55,18 +55,23 @@ def digest(running: Any, path: str, tensor: np.ndarray) -> None:
     running.update(np.ascontiguousarray(tensor).view(np.uint8).reshape(-1))
 
 
-def read_weights(files: Iterable[Path], config: BertConfig, dtype: str) -> tuple[Tree, str]:
-    """(the backbone's tree, its fingerprint), tensor by tensor.
+def read_weights(
+    files: Iterable[Path], config: BertConfig, dtype: str, quantize: str | None = None
+) -> tuple[Tree, str]:
+    """(the backbone's tree, its fingerprint), tensor by tensor: what is quantised never stands in memory as floats.
 
     Args:
         files: safetensors files, together the checkpoint.
         config: of the encoder.
         dtype: in which the weights are kept.
+        quantize: how the dense kernels of the layers are kept instead, one of `quant.KINDS`; None: as floats.
 
     Raises:
         BackboneError: a file that is not safetensors or is cut short; a missing, unexpected or misshapen tensor;
             a value that is not finite.
+        ConfigError: an unknown way to quantise.
     """
+    quantised = None if quantize is None else quant.type_of(quantize)
     readers, where = {}, {}
     for file in files:
         readers[file] = _open(file)
@@ -81,14 +86,18 @@ def read_weights(files: Iterable[Path], config: BertConfig, dtype: str) -> tuple
     table = list(weights.numbered(config, pooler))
     _check(where, readers, table, config)
 
-    running, flat = fingerprint_of(config), {}
+    running, flat = fingerprint_of(config), dict[str, Any]()
     for row in table:
         file, name = where[row.released]
         tensor = _read(file, functools.partial(readers[file].get_tensor, name))
-        if not np.isfinite(tensor.astype(np.float32)).all():
+        wide = np.asarray(tensor, np.float32)
+        if not np.isfinite(wide).all():
             raise BackboneError(f"{file}: {name} holds values that are not finite; the file is damaged: fetch it again")
         digest(running, row.path, tensor)
-        flat[row.path] = (tensor.T if row.transposed else tensor).astype(_numpy_dtype(dtype))
+        if quantised is not None and quant.is_quantisable(row.path):
+            flat[row.path] = quantised.of(wide)
+        else:
+            flat[row.path] = (tensor.T if row.transposed else tensor).astype(_numpy_dtype(dtype))
     return _stack(flat, config), running.hexdigest()
 
 
@@ -158,12 +167,12 @@ def _numpy_dtype(dtype: str) -> Any:
     return {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
 
 
-def _stack(flat: dict[str, np.ndarray], config: BertConfig) -> Tree:
+def _stack(flat: dict[str, Any], config: BertConfig) -> Tree:
     rows = {row.path: row for row in weights.EMBEDDINGS + weights.POOLER}
     tree = {path: flat[path] for path in rows if path in flat}
     for row in weights.LAYER:
         parts = [flat.pop(f"encoder/{layer}/{row.path}") for layer in range(config.num_hidden_layers)]
-        tree[f"encoder/{row.path}"] = np.stack(parts)
+        tree[f"encoder/{row.path}"] = quant.stacked(parts)
     nested = trees.unflatten(tree)
     return {part: nested[part] for part in ("embeddings", "encoder", "pooler") if part in nested}
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from adapters_jax.bert import quant
 from adapters_jax.types import Array, Bool, Float, Hidden, Key, Tree
 
 ACTIVATIONS: dict[str, Callable[[Any], jax.Array]] = {
@@ -36,19 +37,25 @@ def across(vector: Float[Array, " d"], x: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A linear layer of the backbone, as slots see it: callable, with its kernel [in out] and bias [out]."""
+    """A linear layer of the backbone, as slots see it: callable, with its kernel [in out] and bias [out].
+
+    Nothing else computes with quantised kernels (quant.py); `kernel()` gives them in float32.
+    """
 
     params: Tree
 
     def kernel(self) -> Float[Array, "i o"]:
-        return self.params["kernel"]
+        kernel = self.params["kernel"]
+        return kernel.kernel() if isinstance(kernel, quant.Quantised) else kernel
 
     @property
     def bias(self) -> Float[Array, " o"]:
         return self.params["bias"]
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        return x @ self.kernel().astype(x.dtype) + across(self.bias, x)
+        kernel = self.params["kernel"]
+        y = quant.product(x, kernel) if isinstance(kernel, quant.Quantised) else x @ kernel.astype(x.dtype)
+        return y + across(self.bias, x)
 
 
 @dataclasses.dataclass(frozen=True)

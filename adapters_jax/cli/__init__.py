@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from adapters_jax.cli.evaluate import Evaluate, Prune, evaluate, prune
@@ -23,12 +24,20 @@ class Inspect:
     """As one JSON object."""
     fusion: bool = False
     """Draw how much attention a fusion gives to each of its adapters, layer by layer."""
+    ranks: bool = False
+    """Draw which ranks AdaLoRA left to each layer and slot of an adapter."""
+    figure: str | None = None
+    """Also draw the ranks into this file (.png, .svg, .pdf; needs matplotlib)."""
 
 
 def inspect(flags: Inspect) -> None:
     """What `describe` finds; ends with 1 if some hash does not hold."""
     from adapters_jax.describe import describe, render
 
+    if flags.figure is not None and not flags.ranks:
+        raise ConfigError(f"--figure={flags.figure}: expected --ranks, which it draws")
+    if flags.ranks:
+        return show_ranks(flags)
     found = describe(flags.folder)
     if flags.fusion:
         from adapters_jax.training.attention import heat_map
@@ -43,6 +52,18 @@ def inspect(flags: Inspect) -> None:
     print(json.dumps(found, indent=2, ensure_ascii=False) if flags.json else render(found))
     if found["problems"]:
         raise SystemExit(1)
+
+
+def show_ranks(flags: Inspect) -> None:
+    """AdaLoRA's ranks as a table, and in a figure."""
+    from adapters_jax.analysis import ranks
+
+    run = Path(flags.folder, "adapter")
+    folder = run if run.is_dir() else Path(flags.folder)
+    found = ranks.of_artefact(folder)
+    if flags.figure is not None:
+        ranks.save(found, Path(flags.figure), f"ranks of {folder}")
+    print(ranks.heat_map(found))
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {

@@ -20,4 +20,10 @@ def load_backbone(folder: str, flags: Any) -> Any:
     trained_on = manifest["backbone"]
     revision = flags.revision or (None if flags.backbone else trained_on.get("revision"))
     name = flags.backbone or str(trained_on.get("name"))
-    return aj.load_backbone(name, dtype=manifest.get("dtype") or "float32", revision=revision)
+    quantize = str(flags.quantize or trained_on.get("quantization") or "none")
+    return aj.load_backbone(
+        name,
+        dtype=manifest.get("dtype") or "float32",
+        quantize=None if quantize == "none" else quantize,
+        revision=revision,
+    )

@@ -26,6 +26,8 @@ class Data:
     """The backbone it was trained on: a hub id, a local folder, or `minilm`."""
     revision: Annotated[str | None, FromArtefact] = None
     """Commit, tag or branch of a hub id."""
+    quantize: Annotated[Literal["nf4", "int8", "none"] | None, FromArtefact] = None
+    """How the dense kernels of the backbone's layers are kept; it may be otherwise than in training."""
     data: Literal["auto", "tfds", "files"] = "auto"
     """A prepared TFDS set, the official files, or the first of them found."""
     data_dir: Annotated[str | None, Unset] = None

@@ -23,6 +23,8 @@ class Predict:
     """The backbone it was trained on: a hub id, a local folder, or `minilm`."""
     revision: Annotated[str | None, FromArtefact] = None
     """Commit, tag or branch of a hub id."""
+    quantize: Annotated[Literal["nf4", "int8", "none"] | None, FromArtefact] = None
+    """How the dense kernels of the backbone's layers are kept; it may be otherwise than in training."""
     input: str = "-"
     """A text per line, a tab between the texts of a pair; or JSONL with "text" and "text_pair"; `-`: standard input."""
     output: str = "-"

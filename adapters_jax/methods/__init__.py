@@ -1,6 +1,7 @@
 """Published methods of tuning, one file each."""
 
 from adapters_jax.methods import arithmetic
+from adapters_jax.methods.adalora import AdaLoRA
 from adapters_jax.methods.adapter_drop import AdapterDrop
 from adapters_jax.methods.base import Method, Recipe
 from adapters_jax.methods.bitfit import BitFit
@@ -22,6 +23,7 @@ from adapters_jax.methods.parallel import Parallel, ScaledParallel
 from adapters_jax.methods.pfeiffer import Pfeiffer
 from adapters_jax.methods.prefix import Prefix
 from adapters_jax.methods.prompt import Prompt
+from adapters_jax.methods.qlora import QLoRA
 from adapters_jax.methods.stack import Stack
 from adapters_jax.methods.top_n import TopN
 from adapters_jax.methods.unipelt import UniPELT
@@ -33,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
     "parallel": Parallel,
     "scaled_parallel": ScaledParallel,
     "lora": LoRA,
+    "adalora": AdaLoRA,
+    "qlora": QLoRA,
     "ia3": IA3,
     "bitfit": BitFit,
     "layernorm": LayerNormTuning,
@@ -57,6 +61,7 @@ __all__ = [
     "IA3",
     "MAM",
     "METHODS",
+    "AdaLoRA",
     "AdapterDrop",
     "BitFit",
     "Compose",
@@ -76,6 +81,7 @@ __all__ = [
     "Pfeiffer",
     "Prefix",
     "Prompt",
+    "QLoRA",
     "Recipe",
     "ScaledParallel",
     "Stack",

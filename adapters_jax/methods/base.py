@@ -72,6 +72,11 @@ class Method(abc.ABC):
     def recipe(self) -> Recipe:
         """The published recipe."""
 
+    @property
+    def quantize(self) -> str | None:
+        """How training jobs quantise the backbone where they are not told: one of `bert.quant.KINDS`; None: not."""
+        return None
+
     @abc.abstractmethod
     def modules(self, config: BertConfig, segment: int) -> Modules:
         """Slot name -> Linen module, for the layers of the segment that begins at layer `segment`.
@@ -153,9 +158,25 @@ class Method(abc.ABC):
         """Added to the loss of the same step."""
         return jnp.zeros(())
 
-    def transform(self, tx: optax.GradientTransformation, total_steps: int) -> optax.GradientTransformation:
-        """Wraps the optimiser of the trained leaves."""
+    def measures(self, adapters: Tree) -> dict[str, Array]:
+        """What a step of training logs besides its loss: name -> scalar, of the leaves after the step."""
+        return {}
+
+    def transform(
+        self, tx: optax.GradientTransformation, total_steps: int, prefix: str = "adapters/"
+    ) -> optax.GradientTransformation:
+        """Wraps the optimiser of the trained leaves, between clipping and the parameters.
+
+        Args:
+            tx: takes clipped gradients of the whole tree of params.
+            total_steps: of the run.
+            prefix: of the paths of the method's own leaves.
+        """
         return tx
+
+    def settled(self, total_steps: int) -> int:
+        """The first step of a run after which its result may be kept as the best one."""
+        return 0
 
     def trainable(self, path: str, config: BertConfig) -> bool:
         """Whether a leaf under `adapters/` or `backbone/` is trained, by its layer-numbered path."""

@@ -147,6 +147,10 @@ class Composed(Method, abc.ABC):
             found[part.label if times[part.label] == 1 else f"{part.label}_{times[part.label]}"] = part
         return found
 
+    @property
+    def quantize(self) -> str | None:
+        return next((part.quantize for part in self.components() if part.quantize), None)
+
     def check(self, config: BertConfig) -> None:
         for part in self.components():
             part.check(config)
@@ -242,10 +246,22 @@ class Composed(Method, abc.ABC):
             (part.penalty(adapters.get(name, {})) for name, part in self.by_name.items()), super().penalty(adapters)
         )
 
-    def transform(self, tx: optax.GradientTransformation, total_steps: int) -> optax.GradientTransformation:
-        for part in self.components():
-            tx = part.transform(tx, total_steps)
+    def measures(self, adapters: Tree) -> dict[str, Array]:
+        return {
+            f"{name}/{measure}": value
+            for name, part in self.by_name.items()
+            for measure, value in part.measures(adapters.get(name, {})).items()
+        }
+
+    def transform(
+        self, tx: optax.GradientTransformation, total_steps: int, prefix: str = "adapters/"
+    ) -> optax.GradientTransformation:
+        for name, part in self.by_name.items():
+            tx = part.transform(tx, total_steps, f"{prefix}{name}/")
         return tx
+
+    def settled(self, total_steps: int) -> int:
+        return max(part.settled(total_steps) for part in self.components())
 
     def decays(self, path: str) -> bool:
         if not path.startswith("adapters/"):

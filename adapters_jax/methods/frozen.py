@@ -13,7 +13,7 @@ import optax
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.methods.adapter_drop import refuse_changed
 from adapters_jax.methods.wrapper import Wrapper
-from adapters_jax.types import Float, Tree
+from adapters_jax.types import Array, Float, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,16 @@ class Frozen(Wrapper):
     def penalty(self, adapters: Tree) -> Float[Any, ""]:
         return jnp.zeros(())
 
-    def transform(self, tx: optax.GradientTransformation, total_steps: int) -> optax.GradientTransformation:
+    def measures(self, adapters: Tree) -> dict[str, Array]:
+        return {}
+
+    def transform(
+        self, tx: optax.GradientTransformation, total_steps: int, prefix: str = "adapters/"
+    ) -> optax.GradientTransformation:
         return tx
+
+    def settled(self, total_steps: int) -> int:
+        return 0
 
     def trainable(self, path: str, config: BertConfig) -> bool:
         return False

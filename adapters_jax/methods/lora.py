@@ -205,7 +205,7 @@ class LoRA(Method):
             slot, kind = path.split("/")[-2:]
             if kind != "magnitude":
                 return leaf
-            norms = jax.vmap(lambda p: column_norms(Dense(p).kernel()))(whole[slot])
+            norms = jax.lax.map(lambda p: column_norms(Dense(p).kernel()), whole[slot])
             first = int(trees.layer_paths(path, leaf)[0].split("/")[1])
             return norms[first : first + leaf.shape[0]]
 

@@ -10,7 +10,7 @@ import optax
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.methods.base import Method, Recipe
 from adapters_jax.slots import Modules
-from adapters_jax.types import Float, Hidden, Key, Tree
+from adapters_jax.types import Array, Float, Hidden, Key, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Wrapper(Method, abc.ABC):
     @property
     def recipe(self) -> Recipe:
         return self.of.recipe
+
+    @property
+    def quantize(self) -> str | None:
+        return self.of.quantize
 
     @property
     def vote(self) -> str:  # type: ignore[override]
@@ -74,8 +78,16 @@ class Wrapper(Method, abc.ABC):
     def penalty(self, adapters: Tree) -> Float[Any, ""]:
         return self.of.penalty(adapters)
 
-    def transform(self, tx: optax.GradientTransformation, total_steps: int) -> optax.GradientTransformation:
-        return self.of.transform(tx, total_steps)
+    def measures(self, adapters: Tree) -> dict[str, Array]:
+        return self.of.measures(adapters)
+
+    def transform(
+        self, tx: optax.GradientTransformation, total_steps: int, prefix: str = "adapters/"
+    ) -> optax.GradientTransformation:
+        return self.of.transform(tx, total_steps, prefix)
+
+    def settled(self, total_steps: int) -> int:
+        return self.of.settled(total_steps)
 
     def decays(self, path: str) -> bool:
         return self.of.decays(path)

@@ -113,7 +113,7 @@ def together(tasks: Mapping[str, tuple[Model, Tree]]) -> tuple[Together, Tree]:
             raise ConfigError(f"together: expected adapters that live in layers, {other} is {model.method.name}")
         leaves = zip(trees.flatten(frozen).items(), trees.flatten(own["backbone"]).values(), strict=True)
         for (path, leaf), mine in leaves:
-            if leaf is not mine and not np.array_equal(leaf, mine):
+            if leaf is not mine and not trees.same(leaf, mine):
                 raise ConfigError(f"together: expected one backbone, {name} and {other} differ in {path}")
     parts = {task: {"adapters": own["adapters"], "head": own["head"]} for task, (_, own) in tasks.items()}
     models = tuple((task, model) for task, (model, _) in tasks.items())

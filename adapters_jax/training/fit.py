@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters_jax import optim, trees
+from adapters_jax import trees
 from adapters_jax.data.batches import Batches, make_batch
 from adapters_jax.data.source import Source, as_source
 from adapters_jax.data.tokenize import Encoded, Rows, encode
@@ -19,7 +19,7 @@ from adapters_jax.metrics import METRICS as KNOWN
 from adapters_jax.training.evaluate import evaluate
 from adapters_jax.training.loop import Taking, Trainee, train_loop
 from adapters_jax.training.settings import FREE, Settings
-from adapters_jax.training.step import PerShape, State, eval_step, init_state, make_train_step
+from adapters_jax.training.step import PerShape, State, eval_step, init_state, make_optimizer, make_train_step
 from adapters_jax.types import Tree
 
 
@@ -106,18 +106,7 @@ def fit(
     total = settings.total_steps(batches.steps_per_epoch)
 
     labels = model.labels(params)
-    tx, schedule = optim.make_optimizer(
-        settings.optimizer,
-        lr=settings.lr,
-        total_steps=total,
-        warmup=settings.warmup,
-        schedule=settings.schedule,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        head_lr=settings.head_lr,
-        decays=model.method.decays,
-    )
-    tx = optim.freeze(model.method.transform(tx, total), labels)
+    tx, schedule = make_optimizer(model, settings, total, labels)
     trained, frozen = trees.split(params, labels)
     frozen = jax.device_put(frozen)
     forward = eval_step(model)
@@ -138,6 +127,7 @@ def fit(
             total=total,
             eval_every=settings.eval_every or batches.steps_per_epoch,
             best_metric=best_metric,
+            settled=model.method.settled(total),
             schedule=schedule,
             identity=identity_of(model, backbone, settings, total, rows, dev_rows, (*names, best_metric), frozen),
             summary=str(model.summary(backbone.params)),
@@ -285,4 +275,6 @@ def identity_of(
         "settings": {name: v for name, v in dataclasses.asdict(settings).items() if name not in FREE},
         "frozen_adapters": {name: _sha256(leaf) for name, leaf in kept.items()},
     }
+    # Float backbones have no such entry: their runs go on where versions without it stopped.
+    identity |= {"quantize": backbone.quantize} if backbone.quantize else {}
     return json.loads(json.dumps(identity))

@@ -42,6 +42,7 @@ class Trainee:
         judge: trained leaves -> scores; None for no evaluation.
         total, eval_every: in steps.
         best_metric: the score that chooses the best step, higher is better.
+        settled: the first step that may be chosen.
         schedule: step -> learning rate, for the log.
         identity: what two runs must share for one to go on where the other stopped, as JSON values.
         summary: of what is trained, shown at the start.
@@ -53,6 +54,7 @@ class Trainee:
     total: int
     eval_every: int
     best_metric: str
+    settled: int
     schedule: Callable[[int], float]
     identity: dict[str, Any]
     summary: str
@@ -85,7 +87,7 @@ def train_loop(
     Raises:
         CheckpointError, TrainingError, Preempted: see `fit`.
     """
-    total, best_metric, state = trainee.total, trainee.best_metric, trainee.state
+    total, best_metric, settled, state = trainee.total, trainee.best_metric, trainee.settled, trainee.state
     logger = Logger(total, folder, tensorboard=tensorboard, quiet=quiet)
     keep_best = settings.keep == "best"
     store = InMemory() if folder is None else Checkpoints(folder / "checkpoints", keep_best, warn=logger.say)
@@ -101,7 +103,7 @@ def train_loop(
     with logger, store, Preemption(folder is not None) as preemption:
         logger.say(trainee.summary)
         logger.start(step)
-        while step < total and not past.is_stale(best_metric, settings.early_stop):
+        while step < total and not past.is_stale(best_metric, settings.early_stop, settled):
             state, measured, rows = take(state, step)
             step += 1
             past = past._replace(rows=past.rows + rows)
@@ -125,17 +127,17 @@ def train_loop(
                     scores = trainee.judge(state.trained)
                     logger.evaluation(step, scores)
                     past = past.with_scores(step, scores)
-                    improved = past.best(best_metric)["step"] == step
-                    saving = saving or improved or past.is_stale(best_metric, settings.early_stop)
+                    improved = step >= settled and past.best(best_metric, settled)["step"] == step
+                    saving = saving or improved or past.is_stale(best_metric, settings.early_stop, settled)
                 if saving:
-                    best = None if scores is None else scores[best_metric]
+                    best = None if scores is None or step < settled else scores[best_metric]
                     store.save(step, state, scores, best, {"run": identity, "past": past._asdict()})
             if stopping and step < total:
                 raise Preempted(f"stopped by SIGTERM after step {step} of {total}; the same command goes on from there")
 
         kept_step, kept = step, state.trained
         if keep_best and past.history:
-            kept_step, kept = _best(store, state, step, past.best(best_metric), logger)
+            kept_step, kept = _best(store, state, step, past.best(best_metric, settled), logger)
     measures = {"step": kept_step, "history": tuple(past.history), "steps": step, "seconds": past.seconds}
     return End(
         state=state,

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters_jax import optim, trees
+from adapters_jax import trees
 from adapters_jax.data.batches import Batches, make_batch
 from adapters_jax.data.sampling import draw_tasks, probabilities
 from adapters_jax.data.tokenize import Rows
@@ -26,7 +26,7 @@ from adapters_jax.training.evaluate import evaluate
 from adapters_jax.training.fit import Report, encode_rows, identity_of
 from adapters_jax.training.loop import Taking, Trainee, train_loop
 from adapters_jax.training.settings import Settings
-from adapters_jax.training.step import PerShape, State, init_state, make_train_step
+from adapters_jax.training.step import PerShape, State, init_state, make_optimizer, make_train_step
 from adapters_jax.types import Tree
 
 SHARED, OWN = "shared", "own"
@@ -139,6 +139,7 @@ def fit_tasks(
             total=total,
             eval_every=settings.eval_every or epoch,
             best_metric=MEAN,
+            settled=max(task.model.method.settled(total) for task in tasks.values()),
             schedule=schedule,
             identity={"tasks": identity, "order": list(tasks), "share": share, "shares": shares},
             summary="\n\n".join(f"{name}\n{t.model.summary(backbone.params)}" for name, t in tasks.items()),
@@ -220,25 +221,20 @@ class Part:
         self.trained, frozen = trees.split(params, labels)
         self.frozen = jax.device_put(frozen)
         branches = trees.map_paths(lambda _, label: SHARED if share and label == "adapter" else OWN, labels)
-        tx, self.schedule = optim.make_optimizer(
-            settings.optimizer,
-            lr=settings.lr,
-            total_steps=total,
-            warmup=settings.warmup,
-            schedule=settings.schedule,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-            head_lr=settings.head_lr,
-            decays=model.method.decays,
-            branches=branches,
-        )
-        self.tx = optim.freeze(model.method.transform(tx, total), labels)
+        self.tx, self.schedule = make_optimizer(model, settings, total, labels, branches)
         self.state = init_state(self.trained, self.tx, settings.seed)
         flat = trees.flatten(branches)
         self.leaves = Mix(self.state.trained, lambda keys: flat["/".join(keys)] == OWN)
-        # What lies outside of both branches, such as the learning rate's step, belongs to the run.
-        branch = lambda keys: next((key for key in keys if key in (SHARED, OWN)), SHARED)
-        self.moments = Mix(self.state.opt_state, lambda keys: branch(keys) == OWN)
+
+        def belongs_to_task(keys: list[Any]) -> bool:
+            # Moments lie under their branch's name, what a method keeps of a leaf under the leaf's path. What lies
+            # outside of both, such as the learning rate's step, belongs to the run.
+            names = [key for key in keys if isinstance(key, str)]
+            ends = ["/".join(names[i:]) for i in range(len(names))]
+            found = [name for name in names if name in (SHARED, OWN)] + [flat[end] for end in ends if end in flat]
+            return bool(found) and found[0] == OWN
+
+        self.moments = Mix(self.state.opt_state, belongs_to_task)
 
     def whole(self, shared: tuple, own: tuple) -> Tree:
         """The task's params."""

@@ -16,15 +16,16 @@ class Past(NamedTuple):
     def with_scores(self, step: int, scores: Mapping[str, float]) -> "Past":
         return self._replace(history=[*self.history, {"step": step, "metrics": dict(scores)}])
 
-    def best(self, metric: str) -> dict[str, Any]:
-        """The evaluation with the highest score, of equals the earliest."""
-        return max(self.history, key=lambda entry: (entry["metrics"][metric], -entry["step"]))
+    def best(self, metric: str, since: int = 0) -> dict[str, Any]:
+        """The evaluation with the highest score, of equals the earliest; those before step `since` do not count."""
+        counted = [entry for entry in self.history if entry["step"] >= since]
+        return max(counted, key=lambda entry: (entry["metrics"][metric], -entry["step"]))
 
-    def is_stale(self, metric: str, patience: int | None) -> bool:
-        """Whether the last `patience` evaluations brought no improvement."""
-        if patience is None or not self.history:
+    def is_stale(self, metric: str, patience: int | None, since: int = 0) -> bool:
+        """Whether the last `patience` evaluations, of those since that step, brought no improvement."""
+        if patience is None or not any(entry["step"] >= since for entry in self.history):
             return False
-        return sum(entry["step"] > self.best(metric)["step"] for entry in self.history) >= patience
+        return sum(entry["step"] > self.best(metric, since)["step"] for entry in self.history) >= patience
 
     def speed(self, steps: int) -> dict[str, float]:
         seconds = max(self.seconds, 1e-9)

@@ -11,6 +11,7 @@ import optax
 
 from adapters_jax import optim, trees
 from adapters_jax.training.prng import IMPLEMENTATIONS
+from adapters_jax.training.settings import Settings
 from adapters_jax.types import Batch, Key, Tree
 
 
@@ -28,6 +29,33 @@ class State(NamedTuple):
     step: jax.Array
     bad_step: jax.Array
     seed: jax.Array
+
+
+def make_optimizer(
+    model: Any, settings: Settings, total: int, labels: Tree, branches: Tree | None = None
+) -> tuple[optax.GradientTransformation, optim.Schedule]:
+    """The optimiser of a run over trees with holes, the method's part in it included, and its learning rate by step.
+
+    Args:
+        model: its method says what is decayed, and wraps the optimiser.
+        settings, total: of the run.
+        labels: `Model.labels(params)`.
+        branches: see `optim.make_optimizer`.
+    """
+    tx, schedule = optim.make_optimizer(
+        settings.optimizer,
+        lr=settings.lr,
+        total_steps=total,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        head_lr=settings.head_lr,
+        decays=model.method.decays,
+        branches=branches,
+        around=lambda tx: model.method.transform(tx, total),
+    )
+    return optim.freeze(tx, labels), schedule
 
 
 def init_state(trained: Tree, tx: optax.GradientTransformation, seed: int = 0) -> State:
@@ -50,13 +78,14 @@ def make_train_step(
     impl: str,
     accumulate: int = 1,
 ) -> Callable[[State, Tree, Batch], tuple[State, dict[str, jax.Array]]]:
-    r"""The function (state, frozen, batch) -> (state, {"loss", "grad_norm"}), not yet compiled.
+    r"""The function (state, frozen, batch) -> (state, {"loss", "grad_norm", ...}), not yet compiled.
 
     The loss is $\sum_i w_i \ell_i / \sum_i w_i + penalty$ in float32 over the rows i of the batch; differentiated are
     the trained leaves alone.
 
     Args:
-        model: has loss(params, batch, key) -> (weighted sum of the rows' losses, sum of weights), penalty(params).
+        model: has loss(params, batch, key) -> (weighted sum of the rows' losses, sum of weights), penalty(params),
+            measures(params) -> what else a step logs.
         tx: the optimiser over trees with holes.
         impl: a key of `prng.IMPLEMENTATIONS`.
         accumulate: parts of a batch that go through the model one after the other; each draws its own dropout.
@@ -96,8 +125,8 @@ def make_train_step(
         taken = State(trained, opt_state, state.step + 1, bad_step, state.seed)
         kept = state._replace(bad_step=bad_step)
         good = bad_step == 0
-        measured = {"loss": loss, "grad_norm": norm}
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, kept), measured
+        after = jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, kept)
+        return after, {"loss": loss, "grad_norm": norm} | model.measures(trees.join(after.trained, frozen))
 
     return step
 

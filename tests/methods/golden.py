@@ -6,7 +6,8 @@ from pathlib import Path
 import adapters_jax as aj
 from adapters_jax import trees
 from adapters_jax.bert import weights
-from tests.methods.table import ROWS_BY_NAME, Row
+from tests.methods.row import Row
+from tests.methods.table import ROWS_BY_NAME
 from tests.methods.tiny import TINY
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "method_trees.json"

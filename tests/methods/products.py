@@ -9,6 +9,7 @@ import dataclasses
 import adapters_jax as aj
 
 ROWS, LENGTH, CLASSES = 8, 128, 3
+TOKENS = ROWS * LENGTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,23 @@ class Extra:
     embedded: bool = False
     above: float = 0.0
     layers: tuple[int, ...] | None = None
+
+
+def mlp(length: int, inner: int, layers: int = 3, d: int = 768) -> float:
+    """Forward and backward FLOPs of a prefix network."""
+    return 3 * 2.0 * length * (d * inner + inner * layers * 2 * d)
+
+
+def knowledge(d: int = 768, m: int = 768, places: int = 3, layers: int = 2) -> float:
+    """Forward and backward FLOPs of K-Adapter's network, the first of whose inputs is frozen, and its dense layer."""
+    dense = lambda inputs, outputs: 2.0 * TOKENS * inputs * outputs
+    layer = dense(m, 12 * m) + 2 * dense(LENGTH, m)
+    return 3 * (places * (2 * dense(d, m) + layers * layer) + dense(2 * d, d)) - dense(d, m)
+
+
+def grams(rank: int, d: int = 768, f: int = 3072, layers: int = 3) -> float:
+    """Forward and backward FLOPs of A'A and B B' of every change: one product, of which both operands are trained."""
+    return 3 * 2.0 * layers * rank**2 * (4 * 2 * d + 2 * (d + f))
 
 
 @dataclasses.dataclass

@@ -1,62 +1,18 @@
 """The methods that the conformance suite runs, and what is stated of each: a row for every method and preset."""
 
-import dataclasses
 from collections.abc import Callable
 
 import adapters_jax as aj
-from tests.methods.products import LENGTH, ROWS, Extra
+from adapters_jax.slots import PROJECT
+from tests.methods.products import TOKENS, Extra, grams, knowledge, mlp
+from tests.methods.row import ASIDE, BESIDE, FRONT, Row
 
 SHORT_BASE = aj.BertConfig.base(num_hidden_layers=3)
 """Three layers of BERT-base's width, on which FLOPs are counted."""
-TOKENS = ROWS * LENGTH
-
-
-BETWEEN = "its modules stand between the layers' own"
-BESIDE = "its keys and values stand beside the layers' own"
-FRONT = "its rows stand in front of the text"
-ASIDE = "its networks stand beside the encoder"
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One method.
-
-    Attributes:
-        tiny: as it is tried, on three layers of width 16.
-        start: how far from the plain backbone a fresh one is, as an absolute bound on hidden states; 0: not at all.
-            None: it differs, as it must.
-        published: as it is counted; None where another row counts the same.
-        counts: parameters on BERT-base and BERT-large, without the head.
-        extra: the matrix products that it adds on SHORT_BASE.
-        folds: how it folds: "both" ways, "forth", or why it does not, in the method's own words.
-        no_gradient: trained leaves without a gradient, and why.
-    """
-
-    tiny: aj.Method
-    start: float | None
-    published: aj.Method | None = None
-    counts: tuple[int, int] | None = None
-    extra: Extra | None = None
-    folds: str = BETWEEN
-    no_gradient: dict[str, str] = dataclasses.field(default_factory=dict)
-
 
 KEYS = {"key/bias": "a shift of all keys moves all of a query's scores alike, which softmax does not see"}
 NEAR, SMALL = 2e-3, 0.3
 """Bounds for kernels from 1e-3 and from 0.02, on the tiny backbone's hidden states of about 1."""
-
-
-def mlp(length: int, inner: int, layers: int = 3, d: int = 768) -> float:
-    """Forward and backward FLOPs of a prefix network."""
-    return 3 * 2.0 * length * (d * inner + inner * layers * 2 * d)
-
-
-def knowledge(d: int = 768, m: int = 768, places: int = 3, layers: int = 2) -> float:
-    """Forward and backward FLOPs of K-Adapter's network, the first of whose inputs is frozen, and its dense layer."""
-    dense = lambda inputs, outputs: 2.0 * TOKENS * inputs * outputs
-    layer = dense(m, 12 * m) + 2 * dense(LENGTH, m)
-    return 3 * (places * (2 * dense(d, m) + layers * layer) + dense(2 * d, d)) - dense(d, m)
-
 
 BOTH_MERGES = lambda m: {"attn_merge": m, "ffn_merge": m}
 QV = {"query": 8, "value": 8}
@@ -177,11 +133,11 @@ ROWS_BY_NAME: dict[str, Row] = {
     ),
     "lora": Row(aj.LoRA(rank=4), 0.0, aj.LoRA(), (294_912, 786_432), Extra(rank=QV), folds="both"),
     "lora everywhere": Row(
-        aj.LoRA(slots=("query", "key", "value", "attn_out", "ffn_in", "ffn_out"), rank=4, init="he"),
+        aj.LoRA(slots=PROJECT, rank=4, init="he"),
         0.0,
-        aj.LoRA(slots=("query", "key", "value", "attn_out", "ffn_in", "ffn_out"), rank=2),
+        aj.LoRA(slots=PROJECT, rank=2),
         (331_776, 884_736),
-        Extra(rank=dict.fromkeys(("query", "key", "value", "attn_out", "ffn_in", "ffn_out"), 2)),
+        Extra(rank=dict.fromkeys(PROJECT, 2)),
         folds="both",
     ),
     "lora top layer": Row(
@@ -195,6 +151,32 @@ ROWS_BY_NAME: dict[str, Row] = {
     "lora ranks": Row(aj.LoRA(slots=("query", "ffn_in"), ranks=(4, 2), alphas=(8.0, 2.0)), 0.0, folds="both"),
     "dora": Row(
         aj.LoRA(rank=4, dora=True), 2e-6, aj.LoRA(dora=True), (313_344, 835_584), Extra(rank=QV), folds="forth"
+    ),
+    "adalora": Row(
+        aj.AdaLoRA(rank=4, target_rank=2),
+        0.0,
+        aj.AdaLoRA(rank=2),
+        (331_920, 885_024),
+        Extra(rank=dict.fromkeys(PROJECT, 2), setup=grams(2)),
+        folds="both",
+    ),
+    "adalora top layer": Row(
+        aj.AdaLoRA(slots=("query", "ffn_out"), rank=4, layers=(2,), dropout=0.1),
+        0.0,
+        aj.AdaLoRA(slots=("query", "ffn_out"), layers=(2,)),
+        (3 * (1537 + 3841), 3 * (2049 + 5121)),
+        folds="both",
+    ),
+    "lora int8": Row(aj.LoRA(rank=4), 0.0, folds="both", quantize="int8"),
+    "dora nf4": Row(aj.LoRA(rank=4, dora=True), 2e-6, folds="forth", quantize="nf4"),
+    "qlora": Row(
+        aj.QLoRA(rank=4),
+        0.0,
+        aj.QLoRA(),
+        (10_616_832, 28_311_552),
+        Extra(rank=dict.fromkeys(PROJECT, 64)),
+        folds="both",
+        quantize="nf4",
     ),
     "ia3": Row(aj.IA3(), 0.0, aj.IA3(), (55_296, 147_456), Extra(scaled=("key", "value", "ffn_in")), folds="both"),
     "ia3 paper": Row(aj.IA3(preset="paper"), 0.0, aj.IA3(preset="paper"), (55_296, 147_456), folds="both"),

@@ -17,10 +17,11 @@ import pytest
 
 import adapters_jax as aj
 from adapters_jax import optim, testing, trees
-from adapters_jax.bert import weights
+from adapters_jax.bert import quant, weights
 from adapters_jax.errors import NotFoldable
 from tests.methods.golden import shapes
-from tests.methods.table import ASIDE, BESIDE, BETWEEN, FRONT, PARAMETERS, ROWS_BY_NAME, Row
+from tests.methods.row import ASIDE, BESIDE, BETWEEN, FRONT, Row
+from tests.methods.table import PARAMETERS, ROWS_BY_NAME
 from tests.methods.tiny import TINY
 
 THREE = aj.Classification(num_labels=3)
@@ -36,14 +37,16 @@ def row(name: str) -> Row:
 
 
 @functools.cache
-def backbone() -> dict:
+def backbone(quantize: str | None = None) -> dict:
+    if quantize is not None:
+        return quant.quantise(backbone(), quantize)[0]
     return testing.perturb(weights.initialise(jax.random.key(1), TINY), scale=0.02)
 
 
 @functools.cache
 def fresh(name: str) -> tuple[aj.Model, dict]:
     model = aj.Model(TINY, row(name).tiny, THREE)
-    return model, model.init(jax.random.key(0), backbone())
+    return model, model.init(jax.random.key(0), backbone(row(name).quantize))
 
 
 def shaken(tree: dict, seed: int = 1) -> dict:
@@ -86,7 +89,8 @@ def evaluated(name: str) -> aj.Output:
 @EVERY
 def test_starts_as_stated(name: str):
     model, params = fresh(name)
-    plain = run(aj.Model(TINY, aj.HeadOnly(), THREE), {"backbone": backbone(), "adapters": {}, "head": params["head"]})
+    own = {"backbone": backbone(row(name).quantize), "adapters": {}, "head": params["head"]}
+    plain = run(aj.Model(TINY, aj.HeadOnly(), THREE), own)
     ours = run(model, params)
     gap = float(abs(ours.hidden - plain.hidden).max())
     if row(name).start is None:
@@ -185,6 +189,8 @@ def installed(tmp_path_factory) -> aj.Backbone:
 @EVERY
 def test_save_and_load_are_exact(name: str, installed: aj.Backbone, tmp_path: Path):
     model = fresh(name)[0]
+    if row(name).quantize is not None:
+        installed = aj.load_backbone(installed.name, quantize=row(name).quantize)
     with jax.numpy_dtype_promotion("standard"):
         params = model.init(jax.random.key(0), installed.params)
         trained, frozen = trees.split(params, model.labels(params))
@@ -198,7 +204,7 @@ def test_save_and_load_are_exact(name: str, installed: aj.Backbone, tmp_path: Pa
 @EVERY
 def test_folding(name: str):
     model, params = fresh(name)[0], moved(name)
-    backbone, adapters, method = params["backbone"], params["adapters"], model.method
+    backbone, adapters, method = quant.dequantise(params["backbone"]), params["adapters"], model.method
     if row(name).folds not in ("both", "forth"):
         with pytest.raises(NotFoldable, match=f"cannot be folded into the backbone: .*{re.escape(row(name).folds)}"):
             model.fold(params)
