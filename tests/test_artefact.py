@@ -164,7 +164,8 @@ def test_the_manifest_tells_everything(tmp_path: Path, backbone: Backbone):
     assert set(found["method"]) == {"name", *(field.name for field in dataclasses.fields(aj.Houlsby))}
     assert found["head"] == {"name": "classification", "num_labels": 3, "labels": list(LABELS), "dropout": 0.1}
     assert found["config"] == backbone.config.to_dict()
-    assert found["backbone"] == {"fingerprint": backbone.fingerprint, "name": backbone.name, "revision": None}
+    own = {"fingerprint": backbone.fingerprint, "name": backbone.name, "revision": None, "quantization": None}
+    assert found["backbone"] == own
     assert found["scores"] == {"accuracy": float(np.float32(1 / 3)), "f1": 2 / 3}
     assert [found[name] for name in ("task", "max_length", "seed", "data")] == ["mnli", 77, 5, "toy"]
     assert found["extra"] == {"note": "größer", "rate": 1e-17}

@@ -61,7 +61,7 @@ def test_every_method_has_a_page_and_a_line_in_the_index():
 @pytest.mark.parametrize("name", aj.METHODS)
 def test_the_fields_of_a_page_are_those_of_the_method(name: str):
     cls = aj.METHODS[name]
-    table = re.findall(r"^\| `([a-z_]+)` \| (\S+) \|", page(name), re.MULTILINE)
+    table = re.findall(r"^\| `([a-z_0-9]+)` \| (\S+) \|", page(name), re.MULTILINE)
     default = lambda field: field.default if name in OF_OTHERS else getattr(cls(), field.name)
     assert table == [(field.name, shown(default(field))) for field in dataclasses.fields(cls)]
 
