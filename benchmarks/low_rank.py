@@ -31,7 +31,7 @@ TUNED_ON, TUNED_BY = "sst2", 0
 
 def run(arguments: argparse.Namespace, task: str, given: tuple[str, ...], rate: str, seed: int) -> dict[str, Any]:
     """One training run."""
-    method, kind = given[0].removeprefix("--method="), "".join(x[10:] for x in given if x.startswith("--quantize="))
+    method, kind = given[0].removeprefix("--method="), "".join(x[11:] for x in given if x.startswith("--quantize="))
     folder = Path(arguments.runs, "-".join(filter(None, (task, method, kind, rate, str(seed)))))
     data = f"--task={task}", f"--data-dir={arguments.data_dir}", f"--train-rows={arguments.rows}"
     return runs.run("train.glue", folder, *COMMON, *data, f"--seed={seed}", f"--lr={rate}", *given)

@@ -12,7 +12,7 @@ def save(curves: Mapping[str, Mapping[int, float]], file: Path, xlabel: str, met
     Raises:
         ConfigError: see `drawn`.
     """
-    with drawn(file, 7, 4) as axes:
+    with drawn(file, 7.0, 4.0) as axes:
         axes.set(xlabel=xlabel, ylabel=f"{metric}, points", title=title)
         for marker, (name, curve) in zip("osD^v<>P" * len(curves), curves.items(), strict=False):
             axes.plot(list(curve), [100 * score for score in curve.values()], f"{marker}-", label=name)

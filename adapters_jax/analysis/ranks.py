@@ -10,8 +10,9 @@ from adapters_jax import tensors
 from adapters_jax.analysis.figures import drawn
 from adapters_jax.artefact import WEIGHTS, read_manifest, verify
 from adapters_jax.errors import AdapterError, ConfigError
+from adapters_jax.slots import PROJECT
 
-PLACE = re.compile(r"adapters/((?:[^/]+/)?)encoder/(\d+)/(\w+)/e")
+PLACE = re.compile(rf"adapters/((?:[^/]+/)?)encoder/(\d+)/({'|'.join(PROJECT)})/e")
 """The name of a change's E in an artefact; in a composition, its part's name comes first."""
 
 
@@ -44,7 +45,8 @@ def of_artefact(folder: str | Path) -> Ranks:
             found.setdefault(part + slot, {})[int(layer)] = Rank(int(np.count_nonzero(leaf)), leaf.size)
     if not found:
         raise ConfigError(f"{folder}: expected an adapter of adalora, got one of {content['method'].get('name')}")
-    return {slot: dict(sorted(layers.items())) for slot, layers in found.items()}
+    order = lambda slot: (slot.rpartition("/")[0], PROJECT.index(slot.rpartition("/")[2]))
+    return {slot: dict(sorted(found[slot].items())) for slot in sorted(found, key=order)}
 
 
 def heat_map(ranks: Ranks) -> str:

@@ -36,12 +36,13 @@ def saved(folder: Path, method: aj.Method, backbone: aj.Backbone) -> Path:
 def test_counted_and_shown(backbone, tmp_path: Path, capsys):
     folder = saved(tmp_path / "run" / "adapter", METHOD, backbone)
     ranks = of_artefact(folder)
-    assert ranks == {slot: {0: Rank(1, 4), 1: Rank(3, 4)} for slot in ("ffn_in", "query")}
+    assert ranks == {slot: {0: Rank(1, 4), 1: Rank(3, 4)} for slot in ("query", "ffn_in")}
+    assert list(ranks) == ["query", "ffn_in"]
     figure = tmp_path / "ranks.svg"
     cli.main(["inspect", str(tmp_path / "run"), "--ranks", f"--figure={figure}"])
     assert capsys.readouterr().out == heat_map(ranks) + "\n"
     assert [line.split() for line in heat_map(ranks).splitlines()] == [
-        ["ffn_in", "query", "all"],
+        ["query", "ffn_in", "all"],
         ["layer", "0", "1", "░░░", "1", "░░░", "2"],
         ["layer", "1", "3", "▓▓▓", "3", "▓▓▓", "6"],
         ["all", "4", "4", "8"],
