@@ -9,6 +9,7 @@ are means and standard deviations over the seeds, in points.
 """
 
 import argparse
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -45,33 +46,27 @@ def best_rate(arguments: argparse.Namespace, given: tuple[str, ...]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--runs", default="runs/low_rank")
-    parser.add_argument("--seeds", default="1,2")
+    parser = runs.parser(__doc__, "runs/low_rank", "1,2")
     parser.add_argument("--rows", type=int, default=2000, help="train rows of each task")
     parser.add_argument("--ways", default=",".join(str(number) for number in range(len(WAYS))), help="some of 0 to 3")
     arguments = parser.parse_args()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    header, cells = (
-        ["trained", "rate", *(f"{task} ({metric})" for task, metric in TASKS.items()), "average", "rows/s"],
-        [],
-    )
+    tasks = [f"{task} ({metric})" for task, metric in TASKS.items()]
+    header, cells = ["trained", "rate", *tasks, "average", "rows/s"], []
     for number in arguments.ways.split(","):
         way, given = list(WAYS.items())[int(number)]
         rate = best_rate(arguments, given)
         scores: dict[str, list[float]] = {task: [] for task in TASKS}
         speeds = []
         for task, metric in TASKS.items():
-            for seed in seeds:
+            for seed in arguments.seeds:
                 result = run(arguments, task, given, rate, seed)
                 scores[task].append(result["metrics"][metric])
                 speeds.append(result["rows_per_second"])
-        means = [sum(each) / len(TASKS) for each in zip(*scores.values(), strict=True)]
-        shown = [runs.shown(own) for own in scores.values()]
-        cells.append([way, rate, *shown, runs.shown(means), f"{sum(speeds) / len(speeds):.0f}"])
+        averages = runs.averages(scores.values())
+        shown = [runs.shown(own) for own in (*scores.values(), averages)]
+        cells.append([way, rate, *shown, f"{statistics.mean(speeds):.0f}"])
     print(report.table(header, cells))
-    content = {"seeds": seeds, "rows": arguments.rows, "header": header, "cells": cells}
+    content = {"seeds": arguments.seeds, "rows": arguments.rows, "header": header, "cells": cells}
     report.write(Path(arguments.runs, "low_rank.json"), content | report.surroundings())
 
 

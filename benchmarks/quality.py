@@ -47,13 +47,10 @@ def best_rate(arguments: argparse.Namespace, method: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True, help="folder of the GLUE files")
-    parser.add_argument("--runs", default="runs/quality")
-    parser.add_argument("--seeds", default="1,2,3")
+    parser = runs.parser(__doc__, "runs/quality", "1,2,3")
     parser.add_argument("--methods", default="houlsby,full,head")
     arguments = parser.parse_args()
-    seeds, methods = [int(s) for s in arguments.seeds.split(",")], arguments.methods.split(",")
+    seeds, methods = arguments.seeds, arguments.methods.split(",")
 
     rates = {method: best_rate(arguments, method) for method in methods}
     results = {
@@ -65,7 +62,7 @@ def main() -> None:
     rows = []
     for method in methods:
         scores = {t: [results[t, method, s]["metrics"][TASKS[t][2]] for s in seeds] for t in TASKS}
-        averages = [statistics.mean(scores[t][i] for t in TASKS) for i in range(len(seeds))]
+        averages = runs.averages(scores.values())
         one = [results[t, method, seeds[0]] for t in TASKS]
         rows.append(
             {

@@ -1,10 +1,11 @@
 """Training runs as commands of their own, finished earlier, resumed or new; and their scores with spread."""
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,20 @@ def run(module: str, folder: Path, *argv: str) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
     print(f"{folder.name}: {result['metrics']}", file=sys.stderr, flush=True)
     return result
+
+
+def parser(doc: str | None, folder: str, seeds: str) -> argparse.ArgumentParser:
+    """What every benchmark of runs is told: where data and runs are, and the seeds."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--data-dir", required=True)
+    found.add_argument("--runs", default=folder)
+    found.add_argument("--seeds", default=seeds, type=lambda given: [int(seed) for seed in given.split(",")])
+    return found
+
+
+def averages(scores: Iterable[Sequence[float]]) -> list[float]:
+    """Of each seed, over the tasks; `scores` are those of each task, by seed."""
+    return [statistics.mean(of_seed) for of_seed in zip(*scores, strict=True)]
 
 
 def artefact_bytes(folder: Path) -> int:

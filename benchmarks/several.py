@@ -29,7 +29,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.data, self.runs = Path(arguments.data_dir), Path(arguments.runs)
         self.rows = arguments.rows
-        self.seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        self.seeds = arguments.seeds
         self.results: dict[str, Any] = {}
 
     def run(self, module: str, name: str, seed: int, *argv: str) -> dict[str, Any]:
@@ -71,8 +71,7 @@ def fusion(bench: Bench) -> None:
     cells = []
     for way in ways:
         own = [scores[way, task] for task in TASKS]
-        means = [sum(column) / len(TASKS) for column in zip(*own, strict=True)]
-        cells.append([way, *map(runs.shown, own), runs.shown(means)])
+        cells.append([way, *map(runs.shown, own), runs.shown(runs.averages(own))])
     bench.show("fusion", ["adapters", *(f"{task} ({metric})" for task, metric in TASKS.items()), "average"], cells)
 
 
@@ -173,10 +172,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--runs", default="runs/several")
-    parser.add_argument("--seeds", default="1,2,3")
+    parser = runs.parser(__doc__, "runs/several", "1,2,3")
     parser.add_argument("--rows", type=int, default=1000, help="train rows of each task")
     parser.add_argument("--parts", default=",".join(PARTS))
     arguments = parser.parse_args()

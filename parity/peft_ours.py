@@ -8,10 +8,9 @@ import numpy as np
 
 import adapters_jax as aj
 from adapters_jax import trees
-from adapters_jax.bert import weights
 from adapters_jax.bert.backbone import Backbone
 from adapters_jax.interop import save_peft
-from parity import peers, recipe
+from parity import ours, peers, recipe
 
 CONFIG = aj.BertConfig(**peers.CONFIG)
 METHOD = aj.AdaLoRA(rank=4, target_rank=2, layers=(1,), slots=("query", "attn_out", "ffn_in", "ffn_out"))
@@ -19,12 +18,7 @@ METHOD = aj.AdaLoRA(rank=4, target_rank=2, layers=(1,), slots=("query", "attn_ou
 
 def backbone() -> Backbone:
     """The small BERT of the oracles."""
-    flat = {}
-    for row in weights.numbered(CONFIG):
-        shape = row.shape(CONFIG)[::-1] if row.transposed else row.shape(CONFIG)
-        tensor = recipe.backbone_tensor(row.released, shape)
-        flat[row.path] = tensor.T if row.transposed else tensor
-    return Backbone(CONFIG, trees.from_layers(flat, weights.abstract(CONFIG)), "", "small")
+    return Backbone(CONFIG, ours.backbone(CONFIG), "", "small")
 
 
 def pruned() -> tuple[aj.Model, dict]:

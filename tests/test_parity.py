@@ -13,8 +13,7 @@ import pytest
 
 import adapters_jax as aj
 from adapters_jax import optim, trees
-from adapters_jax.bert import weights
-from parity import recipe
+from parity import ours, recipe
 
 HIDDEN = 1e-4
 LOGITS = 1e-5
@@ -40,12 +39,7 @@ def backbone(name: str) -> tuple[aj.BertConfig, dict]:
         config, flat = loaded.config, trees.to_layers(loaded.params)
     else:
         config, flat = aj.BertConfig(**recipe.BASE), {}
-    for row in weights.numbered(config):
-        if row.path not in flat:
-            shape = row.shape(config)[::-1] if row.transposed else row.shape(config)
-            tensor = recipe.backbone_tensor(row.released, shape)
-            flat[row.path] = tensor.T if row.transposed else tensor
-    return config, trees.from_layers(flat, weights.abstract(config))
+    return config, ours.backbone(config, flat)
 
 
 def build(name: str, method: str) -> tuple[aj.Model, dict]:

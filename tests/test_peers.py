@@ -13,9 +13,8 @@ import pytest
 
 import adapters_jax as aj
 from adapters_jax import optim, trees
-from adapters_jax.bert import weights
 from adapters_jax.methods.fusion import attention
-from parity import peers, recipe
+from parity import ours, peers, recipe
 
 LOGITS = 1e-5
 GRADIENT = 1e-5  # of the leaf's norm
@@ -33,12 +32,7 @@ def full_precision():
 
 @functools.cache
 def backbone() -> dict:
-    flat = {}
-    for row in weights.numbered(CONFIG):
-        shape = row.shape(CONFIG)[::-1] if row.transposed else row.shape(CONFIG)
-        tensor = recipe.backbone_tensor(row.released, shape)
-        flat[row.path] = tensor.T if row.transposed else tensor
-    return trees.from_layers(flat, weights.abstract(CONFIG))
+    return ours.backbone(CONFIG)
 
 
 def build(case: str) -> tuple[aj.Model, dict]:

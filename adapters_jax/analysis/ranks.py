@@ -1,16 +1,18 @@
-"""Which ranks AdaLoRA left to each layer and slot of an artefact, as a table and as a heat map."""
+"""Which ranks AdaLoRA left to each layer and slot, as a table and as a heat map."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapters_jax import tensors
+from adapters_jax import tensors, trees
 from adapters_jax.analysis.figures import drawn
 from adapters_jax.artefact import WEIGHTS, read_manifest, verify
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.slots import PROJECT
+from adapters_jax.types import Tree
 
 PLACE = re.compile(rf"adapters/((?:[^/]+/)?)encoder/(\d+)/({'|'.join(PROJECT)})/e")
 """The name of a change's E in an artefact; in a composition, its part's name comes first."""
@@ -38,13 +40,23 @@ def of_artefact(folder: str | Path) -> Ranks:
     content = read_manifest(where)
     if problems := verify(where):
         raise AdapterError(f"{where}: {problems[0]}; copy it anew from where it was trained")
+    found = _counted(tensors.read(where / WEIGHTS))
+    if not found:
+        raise ConfigError(f"{folder}: expected an adapter of adalora, got one of {content['method'].get('name')}")
+    return found
+
+
+def of_params(params: Tree) -> Ranks:
+    """The ranks in a tree of params; empty where no adapter of adalora is in it."""
+    return _counted(trees.to_layers({"adapters": params["adapters"]}))
+
+
+def _counted(flat: Mapping[str, Any]) -> Ranks:
     found: Ranks = {}
-    for name, leaf in tensors.read(where / WEIGHTS).items():
+    for name, leaf in flat.items():
         if match := PLACE.fullmatch(name):
             part, layer, slot = match.groups()
             found.setdefault(part + slot, {})[int(layer)] = Rank(int(np.count_nonzero(leaf)), leaf.size)
-    if not found:
-        raise ConfigError(f"{folder}: expected an adapter of adalora, got one of {content['method'].get('name')}")
     order = lambda slot: (slot.rpartition("/")[0], PROJECT.index(slot.rpartition("/")[2]))
     return {slot: dict(sorted(found[slot].items())) for slot in sorted(found, key=order)}
 

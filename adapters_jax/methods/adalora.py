@@ -181,15 +181,6 @@ class AdaLoRA(Method):
             )
         return Schedule(total_steps, first, last)
 
-    def ranks(self, adapters: Tree) -> dict[str, dict[int, int]]:
-        """Slot -> layer -> triplets that are left."""
-        found: dict[str, dict[int, int]] = {slot: {} for slot in self.slots}
-        for path, leaf in trees.to_layers(adapters).items():
-            _, layer, slot, kind = path.split("/")
-            if kind == "e":
-                found[slot][int(layer)] = int(jnp.sum(jnp.asarray(leaf) != 0))
-        return found
-
     def fold(self, backbone: Tree, adapters: Tree) -> Tree:
         return self._moved(backbone, adapters, 1)
 

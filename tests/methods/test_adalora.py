@@ -13,6 +13,7 @@ import pytest
 
 import adapters_jax as aj
 from adapters_jax import optim, testing, trees
+from adapters_jax.analysis.ranks import of_params
 from adapters_jax.bert import weights
 from adapters_jax.errors import ConfigError
 from adapters_jax.methods.adalora import Schedule
@@ -234,8 +235,8 @@ def test_the_target_is_met_exactly_whatever_the_length(steps):
         if step + 1 >= method.settled(steps):
             assert training.measures()["rank"] == 4, step
     assert method.settled(steps) <= steps
-    ranks = method.ranks(training.trained["adapters"])
-    assert sum(sum(layers.values()) for layers in ranks.values()) == 4
+    ranks = of_params(training.trained)
+    assert sum(rank.left for layers in ranks.values() for rank in layers.values()) == 4
     assert {slot: set(layers) for slot, layers in ranks.items()} == {"query": {1, 2}, "ffn_in": {1, 2}}
 
 
@@ -321,8 +322,8 @@ def test_only_steps_with_final_ranks_are_kept(tmp_path):
     wanted = dict(steps=12, eval_every=1, lr=3e-2)
     state, report = job.fit(out_dir=tmp_path / "whole", **wanted)
     assert report.step >= job.model.method.settled(12) == 8 and len(report.history) == 12
-    ranks = job.model.method.ranks(report.params["adapters"])
-    assert sum(sum(layers.values()) for layers in ranks.values()) == 2 * job.model.config.num_hidden_layers
+    left = [rank.left for layers in of_params(report.params).values() for rank in layers.values()]
+    assert sum(left) == 2 * job.model.config.num_hidden_layers
     logged = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in logged if "loss" in line]
     assert steps[0]["rank"] == 8 and steps[-1]["rank"] == 4 and steps[-1]["orthogonality"] > 0
