@@ -19,7 +19,7 @@ from benchmarks import report, runs
 
 TASKS = {"mrpc": "accuracy", "stsb": "pearson", "qqp": "accuracy", "sst2": "accuracy"}
 EPOCHS = 3
-COMMON = ("--backbone=minilm", "--optimizer=adamw", "--batch-size=32", "--max-length=64")
+COMMON = ("--backbone=minilm", "--optimizer=adamw", "--batch-size=16", "--max-length=64")
 KNOWLEDGE = ("--method=k_adapter", "--method.inner=384")
 
 
@@ -82,7 +82,7 @@ def drop(bench: Bench) -> None:
     found: dict[tuple[str, int], list[float]] = {}
     for seed in bench.seeds:
         for way, given in ways.items():
-            name = f"drop-{way.replace(', ', '-')}"
+            name = f"drop-{way.replace(', ', '-')}" if given else "st-sst2"
             bench.run("train.glue", name, seed, *bench.glue("--task=sst2", "--method=pfeiffer", "--lr=1e-3", *given))
             for line in evaluated(bench.folder(name, seed) / "adapter", bench.data / "glue"):
                 found.setdefault((way, line["drop"]), []).append(line["metrics"]["accuracy"])
@@ -158,7 +158,8 @@ def language(bench: Bench) -> None:
             "language adapter continued": ("--method=pfeiffer", f"--init-adapter={trained}", "--lr=1e-3"),
         }
         for way, given in ways.items():
-            result = bench.run("train.glue", f"sst2-{way.replace(' ', '-')}", seed, *bench.glue("--task=sst2", *given))
+            name = "st-sst2" if way == "task adapter" else f"sst2-{way.replace(' ', '-')}"
+            result = bench.run("train.glue", name, seed, *bench.glue("--task=sst2", *given))
             scores.setdefault(way, []).append(result["metrics"]["accuracy"])
     bench.show("language, SST-2", ["trained", "accuracy"], [[way, runs.shown(found)] for way, found in scores.items()])
 

@@ -157,7 +157,7 @@ class AdaLoRA(Method):
 
     def measures(self, adapters: Tree) -> dict[str, Array]:
         ranks = [jnp.sum(own["e"] != 0) for own in _changes(adapters).values()]
-        return {"orthogonality": _apart(adapters), "rank": jnp.sum(jnp.stack(ranks))}
+        return {"orthogonality": _apart(adapters), "rank": sum(ranks, start=jnp.zeros((), jnp.int32))}
 
     def transform(
         self, tx: optax.GradientTransformation, total_steps: int, prefix: str = "adapters/"
@@ -206,13 +206,16 @@ def _changes(tree: Tree, prefix: str = "") -> dict[str, Tree]:
 
 
 def _apart(adapters: Tree) -> Float[Array, ""]:
-    """The mean of ||A'A - 1||_F and ||B B' - 1||_F over all changes: how far triplets are from orthonormal."""
+    """The mean of ||A'A - 1||_F and ||B B' - 1||_F over all changes: how far triplets are from orthonormal.
+
+    0 where there are none, since the method is left out of every layer.
+    """
     norms = []
     for own in _changes(adapters).values():
         for product in ("lir,lis->lrs", own["a"]), ("lro,lso->lrs", own["b"]):
             gram = jnp.einsum(product[0], product[1], product[1], precision="highest")
             norms.append(jnp.linalg.norm(gram - jnp.eye(gram.shape[-1], dtype=gram.dtype)[None], axis=(-2, -1)))
-    return jnp.mean(jnp.concatenate(norms))
+    return jnp.mean(jnp.concatenate(norms)) if norms else jnp.zeros(())
 
 
 class Schedule(NamedTuple):
@@ -289,6 +292,8 @@ def _scores(weights: Tree) -> dict[str, Float[Array, "l r"]]:
 
 def _lowest(scores: Mapping[str, Array], count: Any) -> dict[str, Array]:
     """Path -> which triplets are among the `count` of the lowest scores, of equals the first."""
+    if not scores:
+        return {}
     flat = jnp.concatenate([score.ravel() for score in scores.values()])
     chosen = jnp.argsort(jnp.argsort(flat)) < count
     ends = list(itertools.accumulate(score.size for score in scores.values()))

@@ -1,5 +1,7 @@
 """Several tasks side by side: each learns as if alone, or all share an adapter; who is not on turn stays as it is."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from adapters_jax.data.sampling import draw_tasks, probabilities
 from adapters_jax.errors import ConfigError
 from adapters_jax.training import multitask
 from adapters_jax.training.multitask import Task, fit_tasks, initial_tasks
+from adapters_jax.training.settings import Settings
 
 TINY = aj.BertConfig.tiny(num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 NLI = [{"text": "the cat is good", "label": "yes"}, {"text": "a dog is not in", "label": "no"}] * 6
@@ -56,6 +59,19 @@ def test_a_shared_adapter_is_one_and_frozen_leaves_stay(backbone, tasks):
     assert trees.diff(found["nli"]["adapters"], params["nli"]["adapters"])
     for whole in found.values():
         testing.assert_same(whole["backbone"], backbone.params)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_what_a_method_keeps_of_its_leaves_goes_with_them(backbone, tasks, share):
+    model = dataclasses.replace(tasks["nli"].model, method=aj.AdaLoRA(rank=2, target_rank=1))
+    part = multitask.Part(model, model.init(jax.random.key(0), backbone.params), Settings(lr=1e-3, steps=9), 9, share)
+    shared, own = part.moments.split(jax.tree_util.tree_map_with_path(lambda path, _: str(path), part.state.opt_state))
+    for kept in ("sensitivity", "uncertainty"):
+        assert any(kept in path for path in shared) is share
+        assert any(kept in path for path in own) is not share
+    assert any("head" in path and "mu" in path for path in own)
+    assert not any("head" in path for path in shared)
+    assert all("adapters" in path for path in shared if "mu" in path)
 
 
 @pytest.mark.parametrize("share", [True, False])
