@@ -287,13 +287,6 @@ def test_parts_of_a_composition_have_budgets_of_their_own():
     assert (measured["adalora/rank"], measured["adalora_2/rank"]) == (18, 36)
 
 
-def test_left_out_of_every_layer_it_prunes_nothing():
-    training = Training(aj.AdapterDrop(METHOD, drop=TINY.num_hidden_layers), 20)
-    assert len(list(training)) == 20
-    assert training.measures() == {"orthogonality": 0.0, "rank": 0.0}
-    assert float(training.model.penalty(training.trained)) == 0.0
-
-
 def test_parameters_as_published():
     config = aj.BertConfig.base()
     assert aj.Model(config, aj.AdaLoRA(rank=2), THREE).summary(weights.abstract(config)).adapter == 331_920

@@ -11,6 +11,8 @@ import adapters_jax as aj
 from adapters_jax import testing, trees
 from adapters_jax.errors import ConfigError
 from adapters_jax.methods.adapter_drop import left_out
+from adapters_jax.training.settings import Settings
+from adapters_jax.training.step import make_optimizer
 from tests.methods.tiny import BATCH, THREE, TINY, drawn_model, run
 
 LAYERS = TINY.num_hidden_layers
@@ -150,3 +152,15 @@ def test_no_leaf_below_is_made_and_the_artefact_comes_back(tmp_path):
 def test_what_is_refused(make, match):
     with pytest.raises(ConfigError, match=match):
         aj.Model(TINY, make(), THREE)
+
+
+def test_adalora_left_out_of_every_layer_prunes_nothing():
+    model, params = drawn_model(aj.AdapterDrop(aj.AdaLoRA(), drop=LAYERS))
+    assert {name: float(value) for name, value in model.measures(params).items()} == {"orthogonality": 0, "rank": 0}
+    assert float(model.penalty(params)) == 0
+    labels = model.labels(params)
+    tx, _ = make_optimizer(model, Settings(lr=1e-3, steps=20), 20, labels)
+    trained, _ = trees.split(params, labels)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = tx.update(trained, tx.init(trained), trained)
+    assert trees.flatten(updates).keys() == trees.flatten(trained).keys()
