@@ -20,8 +20,9 @@ from benchmarks import report, runs
 TASKS = {"mrpc": "accuracy", "stsb": "pearson", "qqp": "accuracy", "sst2": "accuracy"}
 EPOCHS = 3
 COMMON = ("--backbone=minilm", "--optimizer=adamw", "--batch-size=16", "--max-length=64")
-LAST = "--eval-every=1000000"
-"""Only at the end."""
+ADAPTER = ("--method=pfeiffer", "--lr=1e-3")
+AT_THE_END = ("--keep=last", "--eval-every=1000000")
+"""Evaluated once, after the last step."""
 KNOWLEDGE = ("--method=k_adapter", "--method.inner=384")
 
 
@@ -44,6 +45,10 @@ class Bench:
         rows = f"--train-rows={self.rows}", "--eval-rows=1000"
         return (f"--data-dir={self.data / 'glue'}", *rows, f"--epochs={EPOCHS}", *argv)
 
+    def alone(self, task: str, seed: int) -> dict[str, Any]:
+        """A task's adapter, trained by itself: what several parts compare with, in the folder st-TASK."""
+        return self.run("train.glue", f"st-{task}", seed, *self.glue(f"--task={task}", *ADAPTER))
+
     def show(self, part: str, header: list[str], cells: list[list[Any]]) -> None:
         print(f"\n{part}\n\n{report.table(header, cells)}", flush=True)
         self.results[part] = {"header": header, "rows": cells}
@@ -55,11 +60,10 @@ def fusion(bench: Bench) -> None:
     keep = lambda way, task, result, prefix="": scores.setdefault((way, task), []).append(
         result["metrics"][prefix + TASKS[task]]
     )
-    adapter = ("--method=pfeiffer", "--lr=1e-3")
     for seed in bench.seeds:
         for task in TASKS:
-            keep("ST-A", task, bench.run("train.glue", f"st-{task}", seed, *bench.glue(f"--task={task}"), *adapter))
-        shared = bench.run("train.multitask", "mt", seed, *bench.glue(f"--tasks={','.join(TASKS)}"), *adapter)
+            keep("ST-A", task, bench.alone(task, seed))
+        shared = bench.run("train.multitask", "mt", seed, *bench.glue(f"--tasks={','.join(TASKS)}", *ADAPTER))
         folders = {
             "ST-A": [f"{task}={bench.folder(f'st-{task}', seed) / 'adapter'}" for task in TASKS],
             "MT-A": [f"{task}={bench.folder('mt', seed) / task / 'adapter'}" for task in TASKS],
@@ -79,13 +83,15 @@ def fusion(bench: Bench) -> None:
 
 def drop(bench: Bench) -> None:
     """One task's score against the layers left out: ordinary, robust and specialised training."""
-    ways: dict[str, tuple[str, ...]] = {"plain": (), "robust": ("--drop=robust",)}
-    ways |= {f"specialised, {n}": (f"--drop={n}",) for n in (2, 4)}
+    ways = {"plain": None, "robust": "robust"} | {f"specialised, {n}": str(n) for n in (2, 4)}
     found: dict[tuple[str, int], list[float]] = {}
     for seed in bench.seeds:
-        for way, given in ways.items():
-            name = f"drop-{way.replace(', ', '-')}" if given else "st-sst2"
-            bench.run("train.glue", name, seed, *bench.glue("--task=sst2", "--method=pfeiffer", "--lr=1e-3", *given))
+        for way, left_out in ways.items():
+            name = "st-sst2" if left_out is None else f"drop-{way.replace(', ', '-')}"
+            if left_out is None:
+                bench.alone("sst2", seed)
+            else:
+                bench.run("train.glue", name, seed, *bench.glue("--task=sst2", *ADAPTER, f"--drop={left_out}"))
             for line in evaluated(bench.folder(name, seed) / "adapter", bench.data / "glue"):
                 found.setdefault((way, line["drop"]), []).append(line["metrics"]["accuracy"])
     layers = sorted({n for _, n in found})
@@ -104,16 +110,11 @@ def evaluated(adapter: Path, data: Path) -> list[dict[str, Any]]:
 def knowledge(bench: Bench) -> None:
     """Relation classification with none, one and both of K-Adapter's adapters, over the frozen backbone."""
     trex, trees, semeval = (bench.data / name for name in ("lama/trex_rc", "ud_ewt", "semeval2010_task8"))
-    files = (f"--train={semeval / 'TRAIN_FILE.TXT'}", f"--dev={semeval / 'TEST_FILE_FULL.TXT'}", "--keep=last")
-    files += (f"--train-rows={bench.rows}", LAST)
+    files = (f"--train={semeval / 'TRAIN_FILE.TXT'}", f"--dev={semeval / 'TEST_FILE_FULL.TXT'}")
+    files += (f"--train-rows={bench.rows}", *AT_THE_END)
     facts = (f"--train={trex / 'train.jsonl'}", f"--dev={trex / 'dev.jsonl'}", "--epochs=2", "--lr=5e-4")
     facts += (f"--train-rows={2 * bench.rows}", "--eval-rows=1000")
-    heads = (
-        f"--train={trees / 'en_ewt-ud-dev.conllu'}",
-        f"--dev={trees / 'en_ewt-ud-test.conllu'}",
-        "--keep=last",
-        LAST,
-    )
+    heads = (f"--train={trees / 'en_ewt-ud-dev.conllu'}", f"--dev={trees / 'en_ewt-ud-test.conllu'}", *AT_THE_END)
     scores: dict[str, list[float]] = {}
     before: dict[str, list[float]] = {}
     for seed in bench.seeds:
@@ -152,6 +153,7 @@ def language(bench: Bench) -> None:
     scores: dict[str, list[float]] = {}
     for seed in bench.seeds:
         trained = bench.folder("mlm-adapter", seed) / "adapter"
+        scores.setdefault("task adapter", []).append(bench.alone("sst2", seed)["metrics"]["accuracy"])
         ways = {
             "head alone": ("--method=head", "--lr=1e-2"),
             "head on the language adapter, frozen": (
@@ -160,13 +162,11 @@ def language(bench: Bench) -> None:
                 "--freeze-adapter",
                 "--lr=1e-2",
             ),
-            "task adapter": ("--method=pfeiffer", "--lr=1e-3"),
-            "task adapter on the language adapter": ("--method=pfeiffer", f"--on={trained}", "--lr=1e-3"),
-            "language adapter continued": ("--method=pfeiffer", f"--init-adapter={trained}", "--lr=1e-3"),
+            "task adapter on the language adapter": (*ADAPTER, f"--on={trained}"),
+            "language adapter continued": (*ADAPTER, f"--init-adapter={trained}"),
         }
         for way, given in ways.items():
-            name = "st-sst2" if way == "task adapter" else f"sst2-{way.replace(' ', '-')}"
-            result = bench.run("train.glue", name, seed, *bench.glue("--task=sst2", *given))
+            result = bench.run("train.glue", f"sst2-{way.replace(' ', '-')}", seed, *bench.glue("--task=sst2", *given))
             scores.setdefault(way, []).append(result["metrics"]["accuracy"])
     bench.show("language, SST-2", ["trained", "accuracy"], [[way, runs.shown(found)] for way, found in scores.items()])
 
