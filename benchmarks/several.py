@@ -87,10 +87,11 @@ def drop(bench: Bench) -> None:
     found: dict[tuple[str, int], list[float]] = {}
     for seed in bench.seeds:
         for way, left_out in ways.items():
-            name = "st-sst2" if left_out is None else f"drop-{way.replace(', ', '-')}"
             if left_out is None:
+                name = "st-sst2"
                 bench.alone("sst2", seed)
             else:
+                name = f"drop-{way.replace(', ', '-')}"
                 bench.run("train.glue", name, seed, *bench.glue("--task=sst2", *ADAPTER, f"--drop={left_out}"))
             for line in evaluated(bench.folder(name, seed) / "adapter", bench.data / "glue"):
                 found.setdefault((way, line["drop"]), []).append(line["metrics"]["accuracy"])
