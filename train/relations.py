@@ -129,7 +129,11 @@ def initialise(config: flags.Config, model: Any, backbone: Any) -> dict[str, Any
 
 
 def predict(outcome: Any) -> dict[str, Any]:
-    """Writes dev.tsv and test.tsv."""
+    """Writes dev.tsv and test.tsv; of several processes, the first."""
+    from adapters_jax.training.processes import is_first
+
+    if not is_first():
+        return {}
     head, folder = outcome.model.head, outcome.config.out_dir / "predictions"
     folder.mkdir(exist_ok=True)
     for suffix, rows in outcome.work.evals.items():

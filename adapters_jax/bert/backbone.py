@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters_jax.bert import quant
+from adapters_jax.bert.assembly import Place
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.convert import read_weights
 from adapters_jax.errors import BackboneError
@@ -82,7 +83,12 @@ class Backbone:
 
 
 def load_backbone(
-    name: str, *, dtype: str = "float32", quantize: str | None = None, revision: str | None = None
+    name: str,
+    *,
+    dtype: str = "float32",
+    quantize: str | None = None,
+    revision: str | None = None,
+    place: Place | None = None,
 ) -> Backbone:
     """A pretrained BERT encoder.
 
@@ -93,6 +99,8 @@ def load_backbone(
             the float model is never in memory whole (quant.py); the rest stays in `dtype`. Only methods that leave
             these kernels frozen can be trained on it.
         revision: of the hub repository: branch, tag or commit; the commit is recorded.
+        place: path and shape of a leaf -> its sharding, `sharding.Layout.leaf`: each tensor goes to this host's
+            devices, which hold their shares alone, as it is read; None: the weights stay in the host's memory.
 
     Raises:
         BackboneError: files that are missing, damaged or of another architecture; a hub that cannot be reached.
@@ -102,7 +110,7 @@ def load_backbone(
         raise BackboneError(f"dtype: expected float32 or bfloat16, got {dtype!r}")
     folder, commit = locate(name, revision)
     config = read_config(folder)
-    params, fingerprint = read_weights(weight_files(folder), config, dtype, quantize)
+    params, fingerprint = read_weights(weight_files(folder), config, dtype, quantize, place)
     return Backbone(config, params, fingerprint, name, folder, commit)
 
 

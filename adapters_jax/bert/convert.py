@@ -16,6 +16,7 @@ import numpy as np
 
 from adapters_jax import trees
 from adapters_jax.bert import quant, weights
+from adapters_jax.bert.assembly import Assembly, Place
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.errors import BackboneError
 from adapters_jax.types import Tree
@@ -56,7 +57,11 @@ def digest(running: Any, path: str, tensor: np.ndarray) -> None:
 
 
 def read_weights(
-    files: Iterable[Path], config: BertConfig, dtype: str, quantize: str | None = None
+    files: Iterable[Path],
+    config: BertConfig,
+    dtype: str,
+    quantize: str | None = None,
+    place: Place | None = None,
 ) -> tuple[Tree, str]:
     """(the backbone's tree, its fingerprint), tensor by tensor: what is quantised never stands in memory as floats.
 
@@ -65,6 +70,7 @@ def read_weights(
         config: of the encoder.
         dtype: in which the weights are kept.
         quantize: how the dense kernels of the layers are kept instead, one of `quant.KINDS`; None: as floats.
+        place: where leaves go as they are read; None: they stay on the host.
 
     Raises:
         BackboneError: a file that is not safetensors or is cut short; a missing, unexpected or misshapen tensor;
@@ -86,7 +92,7 @@ def read_weights(
     table = list(weights.numbered(config, pooler))
     _check(where, readers, table, config)
 
-    running, flat = fingerprint_of(config), dict[str, Any]()
+    running, tree = fingerprint_of(config), Assembly(config.num_hidden_layers, place)
     for row in table:
         file, name = where[row.released]
         tensor = _read(file, functools.partial(readers[file].get_tensor, name))
@@ -95,10 +101,10 @@ def read_weights(
             raise BackboneError(f"{file}: {name} holds values that are not finite; the file is damaged: fetch it again")
         digest(running, row.path, tensor)
         if quantised is not None and quant.is_quantisable(row.path):
-            flat[row.path] = quantised.of(wide)
+            tree.add(row.path, quantised.of(wide))
         else:
-            flat[row.path] = (tensor.T if row.transposed else tensor).astype(_numpy_dtype(dtype))
-    return _stack(flat, config), running.hexdigest()
+            tree.add(row.path, (tensor.T if row.transposed else tensor).astype(_numpy_dtype(dtype)))
+    return tree.tree(), running.hexdigest()
 
 
 def read_masked_lm(files: Iterable[Path], config: BertConfig) -> Tree | None:
@@ -165,16 +171,6 @@ def _numpy_dtype(dtype: str) -> Any:
     import ml_dtypes
 
     return {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
-
-
-def _stack(flat: dict[str, Any], config: BertConfig) -> Tree:
-    rows = {row.path: row for row in weights.EMBEDDINGS + weights.POOLER}
-    tree = {path: flat[path] for path in rows if path in flat}
-    for row in weights.LAYER:
-        parts = [flat.pop(f"encoder/{layer}/{row.path}") for layer in range(config.num_hidden_layers)]
-        tree[f"encoder/{row.path}"] = quant.stacked(parts)
-    nested = trees.unflatten(tree)
-    return {part: nested[part] for part in ("embeddings", "encoder", "pooler") if part in nested}
 
 
 def _open(file: Path) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
-from adapters_jax.bert.ops import ACTIVATIONS, Dense, Norm, attend, dropout
+from adapters_jax.bert.ops import ACTIVATIONS, Dense, Norm, attend, by_rows, dropout, looked_up
 from adapters_jax.slots import Context, Modules, Slots
 from adapters_jax.types import Array, Batch, Hidden, Key, Mask, Tree
 
@@ -50,7 +50,7 @@ def embeddings(params: Tree, config: BertConfig, batch: Batch, first: int, slots
     ids = batch["input_ids"]
     types = batch.get("token_type_ids")
     with jax.named_scope("embeddings"):
-        words, mask = slots.embed("words", params["words"][ids].astype(dtype), slots.ctx.mask)
+        words, mask = slots.embed("words", looked_up(params["words"], ids).astype(dtype), slots.ctx.mask)
         added = words.shape[1] - ids.shape[1]
         positions = params["positions"][first - added : first + ids.shape[1]]
         types = jnp.zeros_like(ids) if types is None else types
@@ -173,6 +173,7 @@ class _Layers:
 
     def one(self, h: Hidden, modules: Modules, p: Tree, own: Tree, number: Any, keys: Any) -> tuple[Hidden, Tree]:
         """One layer, and what its modules sow."""
+        h = by_rows(h)
         slots = Slots(modules, own, keys, dataclasses.replace(self.ctx, hidden=h, layer=number))
         return layer(p, self.config, h, self.mask, slots), slots.aux
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from adapters_jax.bert import quant
-from adapters_jax.types import Array, Bool, Float, Hidden, Key, Tree
+from adapters_jax.types import BATCH_AXES, Array, Bool, Float, Hidden, Ids, Key, Tree
 
 ACTIVATIONS: dict[str, Callable[[Any], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -71,6 +72,35 @@ class Norm:
         variance = (centred * centred).mean(-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.eps)
         return (normal * across(self.params["scale"], normal) + across(self.params["bias"], normal)).astype(x.dtype)
+
+
+def by_rows(x: Hidden) -> Hidden:
+    """Where a mesh of devices is set, x with its rows split over the axes of batches, and whole otherwise.
+
+    Said once a layer, it makes the compiler fetch weights that are split over these axes, instead of moving x.
+    """
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if _on_mesh() else x
+
+
+def looked_up(table: Float[Array, "v d"], ids: Ids) -> Hidden:
+    """Rows of the word embeddings.
+
+    On a mesh over whose second axis of batches their width is split, every device looks up its part of the width for
+    the rows of all that share them, and then they exchange; the compiler by itself would copy all rows to all devices.
+    """
+    if not _on_mesh():
+        return table[ids]
+    split = BATCH_AXES[1]
+
+    def part(table: Array, ids: Array) -> jax.Array:
+        found = table[jax.lax.all_gather(ids, split, tiled=True)]
+        return jax.lax.all_to_all(found, split, split_axis=0, concat_axis=2, tiled=True)
+
+    return jax.shard_map(part, in_specs=(P(None, split), P(BATCH_AXES)), out_specs=P(BATCH_AXES))(table, ids)
+
+
+def _on_mesh() -> bool:
+    return set(BATCH_AXES) <= set(jax.sharding.get_abstract_mesh().axis_names)
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:

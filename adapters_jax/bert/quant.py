@@ -247,6 +247,20 @@ def quantise(backbone: Tree, kind: str) -> tuple[Tree, dict[str, float]]:
     return trees.map_paths(quantised, backbone), largest
 
 
+def abstract(backbone: Tree, kind: str) -> Tree:
+    """The shapes that `quantise` makes of a backbone of shapes."""
+    form = type_of(kind)
+
+    def quantised(path: str, leaf: Any) -> Any:
+        if not is_quantisable(path):
+            return leaf
+        layers, inputs, outputs = leaf.shape
+        one = form.of(np.zeros((outputs, inputs), np.float32))
+        return jax.tree.map(lambda child: jax.ShapeDtypeStruct((layers, *child.shape), child.dtype), one)
+
+    return trees.map_paths(quantised, backbone)
+
+
 def dequantise(backbone: Tree) -> Tree:
     """The backbone of floats that a quantised one stands for; its kernels in float32, what is no kernel as it is."""
     return trees.map_paths(lambda _, leaf: leaf.kernel() if isinstance(leaf, Quantised) else leaf, backbone)

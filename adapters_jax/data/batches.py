@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from adapters_jax.data.tokenize import Rows
+from adapters_jax.sharding import Layout
 
 BUCKETS = (8, 12, 20, 28, 36, 48, 64, 88, 128, 192, 256, 384, 512)
 """Lengths that batches are padded to, cut at max_length; each costs a compilation, once.
@@ -99,18 +101,28 @@ def _cut(order: np.ndarray, padded: np.ndarray, batch_size: int) -> tuple[np.nda
     return rows, padded[rows[:, -1]]
 
 
-def make_batch(encoded: Rows, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """The arrays of a batch; see `Rows.batch`."""
-    return encoded.batch(rows, length)
+def make_batch(encoded: Rows, rows: np.ndarray, length: int, layout: Layout | None = None) -> dict[str, Any]:
+    """The arrays of a batch, see `Rows.batch`; on a mesh of devices, of which each process makes its own rows."""
+    if layout is None:
+        return dict(encoded.batch(rows, length))
+    return layout.batch(rows, lambda own: encoded.batch(own, length))
 
 
-def eval_batches(encoded: Rows, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def eval_batches(
+    encoded: Rows, batch_size: int, layout: Layout | None = None
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Every row exactly once, the shortest first, so that little is padded.
+
+    Args:
+      encoded: the rows.
+      batch_size: over all devices; rounded up to what a mesh can split.
+      layout: of the batches; None for the host.
 
     Yields:
       (row numbers int64 [batch_size], -1 for padding; the batch, with weight 0 on padding rows).
     """
+    batch_size += 0 if layout is None else -batch_size % layout.batch_parts
     padded = bucket_of(encoded.lengths, encoded.max_length)
     rows, lengths = _cut(np.argsort(encoded.lengths, kind="stable").astype(np.int64), padded, batch_size)
     for ids, length in zip(rows, lengths, strict=True):
-        yield ids, encoded.batch(ids, int(length))
+        yield ids, make_batch(encoded, ids, int(length), layout)

@@ -8,6 +8,7 @@ import numpy as np
 from adapters_jax.data.batches import eval_batches
 from adapters_jax.data.tokenize import Rows
 from adapters_jax.methods.fusion import Fusion, attention
+from adapters_jax.sharding import Layout
 from adapters_jax.training.evaluate import INPUTS
 from adapters_jax.training.step import PerShape
 from adapters_jax.types import Array, Batch, Tree
@@ -16,7 +17,9 @@ Shares = dict[str, dict[str, dict[str, float]]]
 """Slot -> layer -> adapter's name -> its mean share of the attention."""
 
 
-def attention_shares(model: Any, params: Tree, rows: Rows, batch_size: int = 64) -> Shares:
+def attention_shares(
+    model: Any, params: Tree, rows: Rows, batch_size: int = 64, layout: Layout | None = None
+) -> Shares:
     """The mean of the attention over all tokens of all rows; padding does not count.
 
     Args:
@@ -24,6 +27,7 @@ def attention_shares(model: Any, params: Tree, rows: Rows, batch_size: int = 64)
         params: as trained.
         rows: encoded.
         batch_size: changes speed and memory only.
+        layout: of the parameters; None: they are on one device.
     """
     fusion: Fusion = model.method
 
@@ -33,10 +37,10 @@ def attention_shares(model: Any, params: Tree, rows: Rows, batch_size: int = 64)
         total = lambda shares: jnp.einsum("bt,btn->n", tokens, shares)
         return {slot: {n: total(s) for n, s in layers.items()} for slot, layers in found.items()}, tokens.sum()
 
-    forward = PerShape(sums)
+    forward = PerShape(sums) if layout is None else PerShape(sums, mesh=layout.mesh, places=layout.everywhere)
     whole: dict[str, dict[int, np.ndarray]] = {}
     count = 0.0
-    for _, batch in eval_batches(rows, batch_size):
+    for _, batch in eval_batches(rows, batch_size, layout):
         found, tokens = forward(params, {name: batch[name] for name in (*INPUTS, "weight")})
         count += float(tokens)
         for slot, layers in found.items():

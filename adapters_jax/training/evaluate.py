@@ -8,6 +8,7 @@ import numpy as np
 from adapters_jax import metrics
 from adapters_jax.data.batches import eval_batches
 from adapters_jax.errors import TrainingError
+from adapters_jax.sharding import Layout
 from adapters_jax.training.step import eval_step
 from adapters_jax.types import Tree
 
@@ -21,6 +22,7 @@ def evaluate(
     encoded: Any,
     metric_names: Sequence[str],
     batch_size: int = 64,
+    layout: Layout | None = None,
 ) -> tuple[dict[str, float], np.ndarray]:
     """(metrics as fractions, logits [n c] float32 in the order of the rows).
 
@@ -30,13 +32,14 @@ def evaluate(
         encoded: encoded rows; with no labels there are no metrics.
         metric_names: of `adapters_jax.metrics`.
         batch_size: changes speed and memory only.
+        layout: of the parameters; None: they are on one device.
 
     Raises:
         TrainingError: a row's logits are not finite.
     """
-    forward = eval_step(model)
+    forward = eval_step(model, layout)
     pending = []
-    for ids, batch in eval_batches(encoded, batch_size):
+    for ids, batch in eval_batches(encoded, batch_size, layout):
         pending.append((ids, forward(params, {name: batch[name] for name in (*INPUTS, *model.head.inputs)})))
     rows = np.concatenate([ids for ids, _ in pending])
     found = np.concatenate([np.asarray(logits) for _, logits in pending])

@@ -16,10 +16,19 @@ from adapters_jax.data.source import Source, as_source
 from adapters_jax.data.tokenize import Encoded, Rows, encode
 from adapters_jax.errors import ConfigError, DataError, unknown
 from adapters_jax.metrics import METRICS as KNOWN
+from adapters_jax.sharding import Layout, fetch
 from adapters_jax.training.evaluate import evaluate
 from adapters_jax.training.loop import Taking, Trainee, train_loop
 from adapters_jax.training.settings import FREE, Settings
-from adapters_jax.training.step import PerShape, State, eval_step, init_state, make_optimizer, make_train_step
+from adapters_jax.training.step import (
+    PerShape,
+    State,
+    eval_step,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    train_program,
+)
 from adapters_jax.types import Tree
 
 
@@ -68,6 +77,7 @@ def fit(
     cache_dir: str | Path | None = None,
     tensorboard: bool = False,
     quiet: bool = False,
+    layout: Layout | None = None,
     **overrides: Any,
 ) -> tuple[State, Report]:
     """Trains the leaves that the model's method trains.
@@ -86,6 +96,8 @@ def fit(
         cache_dir: where token ids are kept between runs.
         tensorboard: also write event files to out_dir/tensorboard.
         quiet: show nothing.
+        layout: the mesh of devices to train on, and how parameters lie on it; None: the first device. A run may go on
+            in another layout than it began with.
         overrides: fields of `Settings` in place of those of `settings`.
 
     Returns:
@@ -102,26 +114,29 @@ def fit(
     names = tuple(metrics) or model.head.metrics
     best_metric = best_metric or names[0]
     rows, dev_rows = encode_rows(model, backbone, settings, names, best_metric, cache_dir, train, dev)
+    check_layout(settings, layout)
     batches = Batches(rows.lengths, settings.batch_size, settings.seed, settings.max_length)
     total = settings.total_steps(batches.steps_per_epoch)
 
     labels = model.labels(params)
     tx, schedule = make_optimizer(model, settings, total, labels)
     trained, frozen = trees.split(params, labels)
-    frozen = jax.device_put(frozen)
-    forward = eval_step(model)
+    frozen = jax.device_put(frozen) if layout is None else layout.put(frozen)
+    forward = eval_step(model, layout)
     before = forward.seconds, forward.compilations
 
     def judge(trained: Tree) -> dict[str, float]:
-        return evaluate(model, trees.join(trained, frozen), dev_rows, names, settings.eval_batch_size)[0]
+        return evaluate(model, trees.join(trained, frozen), dev_rows, names, settings.eval_batch_size, layout)[0]
+
+    state = init_state(trained, tx, settings.seed, layout)
 
     def start(impl: str) -> Taking:
         step = make_train_step(model, tx, impl=impl, accumulate=settings.accumulate)
-        return OneTask(PerShape(step, donate=(0,)), frozen, rows, batches)
+        return OneTask(train_program(step, state, layout), frozen, rows, batches, layout)
 
     end = train_loop(
         Trainee(
-            state=init_state(trained, tx, settings.seed),
+            state=state,
             start=start,
             judge=None if dev_rows is None else judge,
             total=total,
@@ -130,7 +145,7 @@ def fit(
             settled=model.method.settled(total),
             schedule=schedule,
             identity=identity_of(model, backbone, settings, total, rows, dev_rows, (*names, best_metric), frozen),
-            summary=str(model.summary(backbone.params)),
+            summary=describe(model, backbone, params, layout),
         ),
         settings,
         folder,
@@ -155,6 +170,7 @@ class OneTask:
     frozen: Tree
     rows: Rows
     batches: Batches
+    layout: Layout | None = None
 
     @property
     def seconds(self) -> float:
@@ -166,8 +182,25 @@ class OneTask:
 
     def __call__(self, state: State, step: int) -> tuple[State, dict[str, Any], int]:
         ids, length = self.batches.rows(step)
-        state, measured = self.program(state, self.frozen, make_batch(self.rows, ids, length))
+        state, measured = self.program(state, self.frozen, make_batch(self.rows, ids, length, self.layout))
         return state, measured, int(np.sum(ids >= 0))
+
+
+def check_layout(settings: Settings, layout: Layout | None) -> None:
+    """Raises ConfigError unless the batches can be split over the mesh."""
+    parts = 1 if layout is None else layout.batch_parts
+    if settings.batch_size % (settings.accumulate * parts):
+        parted = f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
+        raise ConfigError(
+            f"batch_size: expected a multiple of {settings.accumulate * parts}, to be split{parted} over the {parts} "
+            f"devices that data and fsdp make, got {settings.batch_size}"
+        )
+
+
+def describe(model: Any, backbone: Any, params: Tree, layout: Layout | None) -> str:
+    """What is trained, and how it lies on a mesh."""
+    summary = str(model.summary(backbone.params))
+    return summary if layout is None else f"{summary}\n\n{layout.table(params)}"
 
 
 def encode_rows(
@@ -241,7 +274,7 @@ def _check_labels(head: Any, rows: Encoded, source: Source) -> None:
 
 
 def _sha256(leaf: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(fetch(leaf)).tobytes()).hexdigest()
 
 
 def _digest(rows: Rows | None) -> str:

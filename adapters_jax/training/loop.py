@@ -12,6 +12,7 @@ from adapters_jax.training.memory import InMemory
 from adapters_jax.training.past import Clock, Past
 from adapters_jax.training.preemption import Preempted, Preemption
 from adapters_jax.training.prng import platform_default
+from adapters_jax.training.processes import is_first
 from adapters_jax.training.run import refuse_another
 from adapters_jax.training.settings import Settings
 from adapters_jax.training.step import State
@@ -88,7 +89,9 @@ def train_loop(
         CheckpointError, TrainingError, Preempted: see `fit`.
     """
     total, best_metric, settled, state = trainee.total, trainee.best_metric, trainee.settled, trainee.state
-    logger = Logger(total, folder, tensorboard=tensorboard, quiet=quiet)
+    # One process writes and shows.
+    first = is_first()
+    logger = Logger(total, folder if first else None, tensorboard=tensorboard and first, quiet=quiet or not first)
     keep_best = settings.keep == "best"
     store = InMemory() if folder is None else Checkpoints(folder / "checkpoints", keep_best, warn=logger.say)
     identity = trainee.identity
@@ -109,7 +112,7 @@ def train_loop(
             past = past._replace(rows=past.rows + rows)
             logger.advance(step)
 
-            stopping = preemption.requested
+            stopping = preemption.stops_after(step)
             evaluating = trainee.judge is not None and (step % trainee.eval_every == 0 or step == total)
             saving = step % settings.save_every == 0 or step == total or stopping
             logging = step % settings.log_every == 0

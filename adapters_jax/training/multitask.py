@@ -22,11 +22,12 @@ from adapters_jax.data.batches import Batches, make_batch
 from adapters_jax.data.sampling import draw_tasks, probabilities
 from adapters_jax.data.tokenize import Rows
 from adapters_jax.errors import ConfigError
+from adapters_jax.sharding import Layout
 from adapters_jax.training.evaluate import evaluate
-from adapters_jax.training.fit import Report, encode_rows, identity_of
+from adapters_jax.training.fit import Report, check_layout, describe, encode_rows, identity_of
 from adapters_jax.training.loop import Taking, Trainee, train_loop
 from adapters_jax.training.settings import Settings
-from adapters_jax.training.step import PerShape, State, init_state, make_optimizer, make_train_step
+from adapters_jax.training.step import State, init_state, make_optimizer, make_train_step, train_program
 from adapters_jax.types import Tree
 
 SHARED, OWN = "shared", "own"
@@ -80,6 +81,7 @@ def fit_tasks(
     cache_dir: str | Path | None = None,
     tensorboard: bool = False,
     quiet: bool = False,
+    layout: Layout | None = None,
     **overrides: Any,
 ) -> tuple[dict[str, Tree], Report]:
     """Trains all tasks; see `fit` for what is not said here.
@@ -105,6 +107,7 @@ def fit_tasks(
         name: encode_rows(t.model, backbone, settings, t.names, t.score, cache_dir, t.train, t.dev)
         for name, t in tasks.items()
     }
+    check_layout(settings, layout)
     batches = {
         name: Batches(own.lengths, settings.batch_size, settings.seed, settings.max_length)
         for name, (own, _) in rows.items()
@@ -113,14 +116,14 @@ def fit_tasks(
     total = settings.total_steps(epoch)
     shares = probabilities({name: len(own) for name, (own, _) in rows.items()}, sampling, temperature)
     turns = draw_tasks(shares, settings.seed, total)
-    parts = {name: Part(task.model, params[name], settings, total, share) for name, task in tasks.items()}
+    parts = {name: Part(task.model, params[name], settings, total, share, layout) for name, task in tasks.items()}
     schedule = next(iter(parts.values())).schedule
 
     def judge(trained: Tree) -> dict[str, float]:
         scores: dict[str, float] = {}
         for name, task in tasks.items():
             whole = parts[name].whole(trained[SHARED], trained[OWN][name])
-            found, _ = evaluate(task.model, whole, rows[name][1], task.names, settings.eval_batch_size)
+            found, _ = evaluate(task.model, whole, rows[name][1], task.names, settings.eval_batch_size, layout)
             scores |= {f"{name}/{metric}": value for metric, value in found.items()}
         return {MEAN: float(np.mean([scores[f"{name}/{task.score}"] for name, task in tasks.items()]))} | scores
 
@@ -142,7 +145,9 @@ def fit_tasks(
             settled=max(task.model.method.settled(total) for task in tasks.values()),
             schedule=schedule,
             identity={"tasks": identity, "order": list(tasks), "share": share, "shares": shares},
-            summary="\n\n".join(f"{name}\n{t.model.summary(backbone.params)}" for name, t in tasks.items()),
+            summary="\n\n".join(
+                f"{name}\n{describe(t.model, backbone, params[name], layout)}" for name, t in tasks.items()
+            ),
         ),
         settings,
         None if out_dir is None else Path(out_dir),
@@ -213,16 +218,19 @@ class Part:
         model, params: of the task.
         settings, total: of the run.
         share: whether what the method trains belongs to all.
+        layout: see `fit`.
     """
 
-    def __init__(self, model: Any, params: Tree, settings: Settings, total: int, share: bool) -> None:
-        self.model = model
+    def __init__(
+        self, model: Any, params: Tree, settings: Settings, total: int, share: bool, layout: Layout | None = None
+    ) -> None:
+        self.model, self.layout = model, layout
         labels = model.labels(params)
         self.trained, frozen = trees.split(params, labels)
-        self.frozen = jax.device_put(frozen)
+        self.frozen = jax.device_put(frozen) if layout is None else layout.put(frozen)
         branches = trees.map_paths(lambda _, label: SHARED if share and label == "adapter" else OWN, labels)
         self.tx, self.schedule = make_optimizer(model, settings, total, labels, branches)
-        self.state = init_state(self.trained, self.tx, settings.seed)
+        self.state = init_state(self.trained, self.tx, settings.seed, layout)
         flat = trees.flatten(branches)
         self.leaves = Mix(self.state.trained, lambda keys: flat["/".join(keys)] == OWN)
 
@@ -275,7 +283,9 @@ class Turns:
         # The how-manieth turn of its task each step is: its place in the task's own order of rows.
         self._count = np.stack([np.cumsum(turns == task) - 1 for task in range(len(parts))])
         make = functools.partial(make_train_step, impl=impl, accumulate=accumulate)
-        self._programs = {name: PerShape(make(part.model, part.tx), donate=(0,)) for name, part in parts.items()}
+        self._programs = {
+            name: train_program(make(part.model, part.tx), part.state, part.layout) for name, part in parts.items()
+        }
 
     @property
     def seconds(self) -> float:
@@ -295,7 +305,7 @@ class Turns:
             trained=part.leaves.join(trained[SHARED], trained[OWN][name]),
             opt_state=part.moments.join(moments[SHARED], moments[OWN][name]),
         )
-        one, measured = self._programs[name](one, part.frozen, make_batch(self._rows[name], ids, length))
+        one, measured = self._programs[name](one, part.frozen, make_batch(self._rows[name], ids, length, part.layout))
 
         def back(whole: dict[str, Any], mix: Mix, tree: Any) -> dict[str, Any]:
             shared, own = mix.split(tree)

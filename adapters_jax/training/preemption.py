@@ -4,15 +4,20 @@ import signal
 import threading
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class Preempted(Exception):
     """Training was asked to stop by SIGTERM and saved its state: starting again in the same folder goes on."""
 
 
 class Preemption:
-    """While entered, SIGTERM sets `requested` instead of ending the process.
+    """While entered, SIGTERM asks for a stop instead of ending the process.
 
-    Python takes signals in the main thread alone: elsewhere nothing is installed, and `requested` stays False.
+    In a run of several processes JAX's runtime takes the signal of any one and chooses the step after which all stop;
+    a handler of Python's would take it away. Python takes signals in the main thread alone: elsewhere nothing is
+    installed, and nothing asks for a stop.
 
     Args:
         wanted: False installs nothing either.
@@ -21,13 +26,20 @@ class Preemption:
     def __init__(self, wanted: bool = True) -> None:
         self.requested = False
         self._wanted = wanted
+        self._joined = jax.distributed.is_initialized()
         self._previous: Any = None
+
+    def stops_after(self, step: int) -> bool:
+        """Whether this is the step to stop after; every process asks after every step."""
+        if self._joined:
+            return self._wanted and multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
 
     def _request(self, *_: object) -> None:
         self.requested = True
 
     def __enter__(self) -> "Preemption":
-        if self._wanted and threading.current_thread() is threading.main_thread():
+        if self._wanted and not self._joined and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._request)
         return self
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from adapters_jax.data.source import Source
 from adapters_jax.data.tokenize import Rows, encode
+from adapters_jax.sharding import Layout
 from adapters_jax.training.evaluate import evaluate
 from adapters_jax.types import Tree
 
@@ -34,6 +35,7 @@ def score(
     max_length: int = 128,
     batch_size: int = 64,
     cache_dir: str | os.PathLike | None = None,
+    layout: Layout | None = None,
 ) -> Scores:
     """Every row of every set once.
 
@@ -45,11 +47,12 @@ def score(
         max_length: in tokens.
         batch_size: changes speed and memory only.
         cache_dir: where token ids are kept.
+        layout: of the parameters; None: they are on one device.
     """
     found = Scores({}, {}, {})
     for suffix, source in sets.items():
         rows = source if isinstance(source, Rows) else encode(source, backbone.tokenizer, max_length, cache_dir)
-        values, found.logits[suffix] = evaluate(model, params, rows, metrics, batch_size)
+        values, found.logits[suffix] = evaluate(model, params, rows, metrics, batch_size, layout)
         found.metrics.update({f"{name}_{suffix}" if suffix else name: value for name, value in values.items()})
         found.truncated[suffix] = rows.truncated
     return found

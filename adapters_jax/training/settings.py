@@ -12,7 +12,7 @@ SCHEDULES = ("linear", "constant")
 KEEP = ("best", "last")
 
 
-FREE = ("eval_batch_size", "save_every", "log_every", "tensorboard")
+FREE = ("eval_batch_size", "save_every", "log_every", "tensorboard", "mesh", "shard_adapters")
 """What changes no parameter, and may be another when a run is resumed."""
 
 

@@ -1,5 +1,6 @@
 """One training step as a pure function of (state, frozen leaves, batch), and its compilation per batch shape."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from adapters_jax import optim, trees
+from adapters_jax.sharding import Layout
 from adapters_jax.training.prng import IMPLEMENTATIONS
 from adapters_jax.training.settings import Settings
 from adapters_jax.types import Batch, Key, Tree
@@ -58,12 +60,32 @@ def make_optimizer(
     return optim.freeze(tx, labels), schedule
 
 
-def init_state(trained: Tree, tx: optax.GradientTransformation, seed: int = 0) -> State:
-    """The state before the first step; copies the leaves, since a step gives its input's memory to its output."""
-    trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
-    # One array each: a donated buffer may stand for one leaf only.
-    step, bad_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    return State(trained, tx.init(trained), step, bad_step, jnp.asarray(seed, jnp.uint32))
+def init_state(trained: Tree, tx: optax.GradientTransformation, seed: int = 0, layout: Layout | None = None) -> State:
+    """The state before the first step; copies the leaves, since a step gives its input's memory to its output.
+
+    Args:
+        trained: with holes.
+        tx: the optimiser.
+        seed: of dropout.
+        layout: where the leaves go, and what mirrors them; None for the first device.
+    """
+
+    def start(trained: Tree) -> State:
+        trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
+        # One array each: a donated buffer may stand for one leaf only.
+        step, bad_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return State(trained, tx.init(trained), step, bad_step, jnp.asarray(seed, jnp.uint32))
+
+    if layout is None:
+        return start(trained)
+    # Made where it lies, so that no device holds all of what is split; scalars are then of all processes, too.
+    places = state_shardings(jax.eval_shape(start, trained), layout)
+    return jax.jit(start, out_shardings=places)(layout.put(trained))
+
+
+def state_shardings(state: State, layout: Layout) -> State:
+    """Where each leaf of a state lies."""
+    return layout.like(state, state.trained)
 
 
 def dropout_key(seed: Any, impl: str, step: Any, part: Any) -> Key:
@@ -109,7 +131,8 @@ def make_train_step(
             return jax.tree.map(jnp.add, carry, part(*scanned)), None
 
         # Part i takes rows i, i + accumulate, ...: rows that stand together on one device are spread over all parts.
-        parts = {name: jnp.stack([leaf[i::accumulate] for i in range(accumulate)]) for name, leaf in batch.items()}
+        apart = lambda leaf: leaf.reshape(-1, accumulate, *leaf.shape[1:]).swapaxes(0, 1)
+        parts = {name: apart(leaf) for name, leaf in batch.items()}
         zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, state.trained))
         return jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))[0]
 
@@ -139,10 +162,15 @@ class PerShape:
     Args:
         function: pure.
         donate: positions of arguments whose memory the results may take.
+        mesh: of the arguments; None: they are on one device.
+        places: the shardings of the results, as `jax.jit` takes them; None: the compiler's choice.
     """
 
-    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
-        self._jitted = jax.jit(function, donate_argnums=donate)
+    def __init__(
+        self, function: Callable[..., Any], donate: tuple[int, ...] = (), mesh: Any = None, places: Any = None
+    ) -> None:
+        self._jitted = jax.jit(function, donate_argnums=donate, out_shardings=places)
+        self._mesh = mesh
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self.seconds = 0.0
 
@@ -156,12 +184,35 @@ class PerShape:
         if shapes not in self._compiled:
             jax.block_until_ready(args)  # else the seconds would count steps that are still being computed
             start = time.perf_counter()
-            self._compiled[shapes] = self._jitted.lower(*args).compile()
+            self._compiled[shapes] = self.lower(*args).compile()
             self.seconds += time.perf_counter() - start
         return self._compiled[shapes](*args)
 
+    def lower(self, *args: Any) -> Any:
+        """The program for arguments, or their shapes, before it is compiled."""
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return self._jitted.lower(*args)
+
+
+def train_program(step: Callable[..., Any], state: Any, layout: Layout | None = None) -> PerShape:
+    """A training step, to be compiled; the state comes back where it was.
+
+    Args:
+        step: of `make_train_step`.
+        state: arrays or shapes.
+        layout: of the state, the frozen leaves and the batch; None for one device.
+    """
+    if layout is None:
+        return PerShape(step, donate=(0,))
+    return PerShape(step, donate=(0,), mesh=layout.mesh, places=(state_shardings(state, layout), layout.everywhere))
+
 
 @functools.lru_cache(maxsize=16)
-def eval_step(model: Any) -> PerShape:
-    """(params, batch) -> answers [b c] in float32, without dropout; compiled for all who ask for the same model."""
-    return PerShape(model.answers)
+def eval_step(model: Any, layout: Layout | None = None) -> PerShape:
+    """(params, batch) -> answers [b c] in float32, without dropout; compiled for all who ask for the same model.
+
+    On a mesh every device gets all answers.
+    """
+    if layout is None:
+        return PerShape(model.answers)
+    return PerShape(model.answers, mesh=layout.mesh, places=layout.everywhere)

@@ -301,3 +301,29 @@ def test_long_texts_are_cut_counted_and_reported(place: Place, capsys: pytest.Ca
     place.run()
     assert json.loads((place.out / "result.json").read_text())["truncated"] == {"train": 1, "dev": 0, "test": 0}
     assert "truncated texts      train 1, dev 0, test 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--mesh=dta=2"], "unknown axis 'dta': known are data, fsdp, model; did you mean 'data'?"),
+        (["--mesh=data=2"], "at most the 1 devices that there are, got 2"),
+        (["--mesh=fsdp=0"], "expected fsdp=N, N from 1"),
+        (["--processes=2", "--process=0"], "got no --coordinator"),
+        (["--coordinator=127.0.0.1:1", "--processes=2", "--process=1", "--patience=1"], "nobody listens there"),
+        (["--distributed", "--patience=1"], "give --coordinator, --processes and --process"),
+    ],
+)
+def test_a_mesh_or_a_group_that_cannot_be(place: Place, capsys: pytest.CaptureFixture, flags: list[str], words: str):
+    assert words in refused(capsys, lambda: place.run(*flags))
+    assert not place.out.exists()
+
+
+def test_a_mesh_of_one_device_and_the_batches_it_cannot_split(place: Place, capsys, monkeypatch):
+    place.run("--mesh=data=1")
+    assert "mesh of 1 devices: data 1, fsdp 1, model 1" in capsys.readouterr().err
+    from adapters_jax.sharding import Layout
+
+    monkeypatch.setattr(Layout, "batch_parts", 3)
+    words = "batch_size: expected a multiple of 3, to be split over the 3 devices that data and fsdp make, got 8"
+    assert words in refused(capsys, lambda: place.run("--mesh=data=1", "--overwrite"))

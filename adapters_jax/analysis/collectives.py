@@ -1,0 +1,183 @@
+"""What a compiled program sends between devices, read from its text: kind, axes of the mesh, bytes, times per step."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+SIZES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One exchange.
+
+    Attributes:
+        kind: of `KINDS`.
+        axes: of the mesh, along which it goes.
+        devices: that take part in it together.
+        bytes: of what one device has of it when it is whole: the sum, the gathered array, what is scattered.
+        times: per run of the program; within a loop, once a turn.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    devices: int
+    bytes: int
+    times: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends in a run of the program, by the ring algorithms' count."""
+        share = (self.devices - 1) / self.devices if self.devices > 1 else 0.0
+        passes = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return passes * self.bytes * self.times
+
+
+def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
+    """All exchanges of a program, the largest first.
+
+    Args:
+        text: `compiled.as_text()`.
+        mesh: axis -> size, in the order of the mesh.
+    """
+    parts = dict(_computations(text))
+    entry = next(name for name, (first, _) in parts.items() if first.startswith("ENTRY"))
+    found: dict[Any, Collective] = {}
+    for line, times in _visited(parts, entry, 1):
+        instruction = _instruction(line)
+        if instruction is None:
+            continue
+        name, shape, operation, rest = instruction
+        kind = operation.removesuffix("-start")
+        if kind not in KINDS or operation == f"{kind}-done":
+            continue
+        group = _group(rest, math.prod(mesh.values()))
+        size = _bytes(shape, largest=operation.endswith("-start") and kind in ("all-gather", "collective-permute"))
+        size *= len(group) if kind == "reduce-scatter" else 1
+        channel = re.search(r"channel_id=(\d+)", rest)
+        # A TPU's compiler spreads one exchange over several instructions, which share its channel.
+        key = (kind, channel[1] if channel else name, size)
+        if key not in found or found[key].times < times:
+            found[key] = Collective(kind, _axes(group, mesh), len(group), size, times)
+    return sorted(found.values(), key=lambda one: -one.bytes * one.times)
+
+
+def by_axis(found: Iterable[Collective]) -> dict[tuple[str, str], tuple[int, int]]:
+    """(kind, axes) -> (exchanges per run, bytes per run), the largest first."""
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    for one in found:
+        key = one.kind, "+".join(one.axes) or "-"
+        times, size = sums.get(key, (0, 0))
+        sums[key] = times + one.times, size + one.bytes * one.times
+    return dict(sorted(sums.items(), key=lambda item: -item[1][1]))
+
+
+def _computations(text: str) -> Iterator[tuple[str, tuple[str, list[str]]]]:
+    """Name -> (first line, lines) of each computation."""
+    name, first, lines = None, "", list[str]()
+    for line in text.splitlines():
+        if name is None and line.endswith("{") and (match := re.match(r"(?:ENTRY )?%?([\w.\-]+) ", line)):
+            name, first, lines = match[1], line, []
+        elif line.startswith("}") and name is not None:
+            yield name, (first, lines)
+            name = None
+        elif name is not None:
+            lines.append(line)
+
+
+def _visited(parts: Mapping[str, tuple[str, list[str]]], name: str, times: int) -> Iterator[tuple[str, int]]:
+    """(line, how often it runs) of a computation and all that it calls."""
+    for line in parts[name][1]:
+        yield line, times
+        loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
+        if loop:
+            yield from _visited(parts, loop[2], times * _turns(parts, loop[1], line))
+            continue
+        called = re.findall(r"(?:calls|true_computation|false_computation|to_apply)=%?([\w.\-]+)", line)
+        for several in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", line):
+            called += [each.strip().lstrip("%") for each in several.split(",")]
+        for each in called:
+            if each in parts:
+                yield from _visited(parts, each, times)
+
+
+def _turns(parts: Mapping[str, tuple[str, list[str]]], condition: str, line: str) -> int:
+    """How often a loop turns: as the compiler knows it, or the number that its counter is compared with."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
+        return int(known[1])
+    lines = [line for line, _ in _visited(parts, condition, 1)]
+    limits = [int(n) for line in lines for n in re.findall(r"constant\((\d+)\)", line)]
+    return max(limits, default=1)
+
+
+def _instruction(line: str) -> tuple[str, str, str, str] | None:
+    """(name, shape, operation, the rest) of a line."""
+    head = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    if head is None:
+        return None
+    rest = line[head.end() :]
+    end = _closing(rest) if rest.startswith("(") else rest.find(" ")
+    operation = re.match(r" ?([a-z][\w\-]*)\(", rest[end:])
+    return None if operation is None else (head[1], rest[:end], operation[1], rest[end:])
+
+
+def _closing(text: str) -> int:
+    """The place behind the bracket that closes the first one."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def _bytes(shape: str, largest: bool) -> int:
+    """Of a shape, or of a tuple of them: their sum, or the largest."""
+    sizes = [
+        SIZES[kind] * math.prod(int(n) for n in dims.split(",") if n)
+        for kind, dims in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", shape)
+        if kind in SIZES
+    ]
+    return (max if largest else sum)(sizes) if sizes else 0
+
+
+def _group(rest: str, devices: int) -> list[int]:
+    """The devices of the first group: in a list of lists, as a folded count, or along axes of a mesh."""
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return [int(n) for n in match[1].split(",")]
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+        return _folded(match[3], match[4]).reshape(int(match[1]), int(match[2]))[0].tolist()
+    if match := MESH_GROUPS.search(rest):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        ids = np.arange(math.prod(sizes.values())) if match[2] is None else _folded(match[2], match[3])
+        along = re.findall(r"'([^']+)'", match[4])
+        places = [list(sizes).index(name) for name in along]
+        grid = np.moveaxis(ids.reshape(tuple(sizes.values())), places, range(-len(places), 0))
+        return grid.reshape(-1, math.prod(sizes[name] for name in along))[0].tolist()
+    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+        return [int(match[1]), int(match[2])]
+    return list(range(devices))
+
+
+MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
+"""Sizes of axes, how devices are folded into them, the axes along which a group goes."""
+
+
+def _folded(sizes: str, order: str | None) -> np.ndarray:
+    shape = [int(n) for n in sizes.split(",")]
+    grid = np.arange(math.prod(shape)).reshape(shape)
+    return (grid if order is None else grid.transpose([int(n) for n in order.split(",")])).reshape(-1)
+
+
+def _axes(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """Along which axes of the mesh the devices of a group differ."""
+    places = np.array(np.unravel_index(group, tuple(mesh.values())))
+    return tuple(name for name, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1)
