@@ -112,7 +112,7 @@ def train_loop(
             past = past._replace(rows=past.rows + rows)
             logger.advance(step)
 
-            stopping = preemption.stops_after(step)
+            stopping = preemption.stops()
             evaluating = trainee.judge is not None and (step % trainee.eval_every == 0 or step == total)
             saving = step % settings.save_every == 0 or step == total or stopping
             logging = step % settings.log_every == 0

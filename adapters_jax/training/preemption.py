@@ -27,13 +27,17 @@ class Preemption:
         self.requested = False
         self._wanted = wanted
         self._joined = jax.distributed.is_initialized()
+        self._asked = 0
         self._previous: Any = None
 
-    def stops_after(self, step: int) -> bool:
-        """Whether this is the step to stop after; every process asks after every step."""
-        if self._joined:
-            return self._wanted and multihost_utils.reached_preemption_sync_point(step)
-        return self.requested
+    def stops(self) -> bool:
+        """Whether to stop after this step; every process asks once after every step."""
+        if not (self._joined and self._wanted):
+            return self.requested
+        # The runtime counts from 1: a signal that comes before the first question chooses the first, whatever the step
+        # at which a run goes on.
+        self._asked += 1
+        return multihost_utils.reached_preemption_sync_point(self._asked)
 
     def _request(self, *_: object) -> None:
         self.requested = True
