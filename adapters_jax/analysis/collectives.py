@@ -58,6 +58,8 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
         if kind not in KINDS or operation == f"{kind}-done":
             continue
         group = _group(rest, math.prod(mesh.values()))
+        if len(group) == 1:  # sends nothing
+            continue
         size = _bytes(shape, largest=operation.endswith("-start") and kind in ("all-gather", "collective-permute"))
         size *= len(group) if kind == "reduce-scatter" else 1
         channel = re.search(r"channel_id=(\d+)", rest)
