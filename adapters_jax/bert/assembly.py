@@ -3,6 +3,7 @@
 Nothing is in memory twice: each tensor is written where it belongs, and what other hosts' devices hold is dropped.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,7 @@ class _Buffer:
             for device, index in indices.items()
         }
         sizes = {bounds: tuple(stop - start for start, stop in bounds) for bounds in self._bounds.values()}
-        self._parts = {bounds: np.empty(size, shape.dtype) for bounds, size in sizes.items()}
+        self._parts = {bounds: _empty(size, shape.dtype) for bounds, size in sizes.items()}
 
     def write(self, layer: int | None, array: np.ndarray) -> None:
         for bounds, part in self._parts.items():
@@ -86,3 +87,15 @@ class _Buffer:
             return next(iter(parts.values()))
         held = [jax.device_put(parts[bounds], device) for device, bounds in self._bounds.items()]
         return jax.make_array_from_single_device_arrays(self._shape, self._place, held)
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Memory that starts where a CPU device takes it over as it is; what starts elsewhere it would copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _ALIGNED, np.uint8)
+    start = -raw.ctypes.data % _ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+_ALIGNED = 64
+"""Bytes: XLA's alignment of buffers on CPU."""
