@@ -16,6 +16,13 @@ from adapters_jax.data.tasks import TASKS
 from adapters_jax.errors import ConfigError, unknown
 from train import flags
 
+NO_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+"""What keeps JAX and libtpu from looking for chips on this machine, and from asking a cloud for them."""
 Topology = tyro.conf.arg(metavar="CHIP:AxB")
 
 
@@ -40,9 +47,8 @@ class Flags(flags.Flags):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Flags, configuration, report."""
-    # There is no TPU here: nothing must look for one.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    for name, value in NO_TPU.items():
+        os.environ.setdefault(name, value)
     flags.start(run, argv, "train.rehearse", __doc__, Flags)
 
 
