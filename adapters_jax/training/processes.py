@@ -5,8 +5,10 @@ a heartbeat (they cannot go on without it), and the run goes on from its last ch
 """
 
 import contextlib
+import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ def join(group: Group) -> None:
 
     Raises:
         ConfigError: no cluster to be detected, nobody at the coordinator's address, its port in use, or another number
-            of processes there.
+            of processes there. Where the others do not come in time, the process ends, with one line and exit code 2.
     """
     if group.coordinator is None:
         _say("joining the processes that the cluster names (Cloud TPU, GKE, Slurm or Open MPI)")
@@ -75,10 +77,14 @@ def join(group: Group) -> None:
         _say(f"process 0 of {group.processes}: waiting at {group.coordinator} for {(group.processes or 1) - 1} more")
     else:
         _say(
-            f"process {group.process} of {group.processes}: waiting for process 0 at {group.coordinator}; it aborts if "
-            "that one was told another number of processes"
+            f"process {group.process} of {group.processes}: waiting for process 0 at {group.coordinator}; this one is "
+            f"aborted if that one was told --processes={group.process} or less"
         )
         _find(group.coordinator, group.patience)
+    # The runtime's own end of the wait is an abort with a page of C++; this is a second earlier.
+    impatient = threading.Timer(group.patience, _give_up, (group,))
+    impatient.daemon = True
+    impatient.start()
     try:
         jax.distributed.initialize(
             group.coordinator,
@@ -86,17 +92,29 @@ def join(group: Group) -> None:
             group.process,
             heartbeat_timeout_seconds=group.heartbeat,
             shutdown_timeout_seconds=group.heartbeat,
-            initialization_timeout=group.patience,
+            initialization_timeout=group.patience + 1,
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         hint = "give --coordinator, --processes and --process" if group.coordinator is None else "see above"
         raise ConfigError(f"--distributed: the processes cannot be joined ({reason}); {hint}") from error
+    finally:
+        impatient.cancel()
     if group.processes is not None and jax.process_count() != group.processes:
         raise ConfigError(
             f"--processes: expected the {jax.process_count()} that process 0 was told, got {group.processes}"
         )
     _say(f"process {jax.process_index()} of {jax.process_count()}: {jax.local_device_count()} devices of its own")
+
+
+def _give_up(group: Group) -> None:
+    """Ends the process, which waits where no exception reaches it."""
+    told = f"the {group.processes} of --processes" if group.processes is not None else "as many as the cluster says"
+    _say(
+        f"error: --distributed: expected {told} to join within --patience={group.patience} s, and not all did; "
+        "start the others, all with the same --processes"
+    )
+    os._exit(2)
 
 
 def _say(text: str) -> None:

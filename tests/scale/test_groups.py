@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.scale.start import said, start, start_group, stop
+from tests.scale.start import free_port, said, start, start_group, stop
 
 HOULSBY = {"method": ["houlsby", {"bottleneck": 4}]}
 FULL = {"method": ["full", {}]}
@@ -103,6 +103,23 @@ def test_a_killed_peer_ends_all_and_the_restart_goes_on(tmp_path: Path):
     lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     restart = next(line for line in map(json.loads, lines) if "resumed_from" in line)
     assert restart["resumed_from"] >= saved - 5
+
+
+@pytest.mark.slow
+def test_processes_that_were_told_different_numbers_give_up(tmp_path: Path):
+    told = {"devices": 1, "folder": str(tmp_path), "runs": []}
+    group = {"coordinator": f"127.0.0.1:{free_port()}", "heartbeat": 10, "patience": 8}
+    processes = [start(told, group | {"process": number, "processes": 3 - number}) for number in range(2)]
+    try:
+        for number, process in enumerate(processes):
+            err = process.communicate(timeout=120)[1]
+            assert process.returncode == 2, err[-2000:]
+            assert err.splitlines()[-1] == (
+                f"error: --distributed: expected the {3 - number} of --processes to join within --patience=8 s, and "
+                "not all did; start the others, all with the same --processes"
+            )
+    finally:
+        stop(processes)
 
 
 def wait_for_restart(folder: Path, seconds: float = 300) -> None:
