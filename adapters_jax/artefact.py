@@ -88,13 +88,11 @@ def save_adapter(
     wanted, _ = trees.split(template, places)
     _refuse_other_paths(target, params, template)
     stored, rest = trees.split(params, places)
-    stored = trees.map_paths(lambda path, leaf: fetch(leaf), stored)
-    flat = {name: np.asarray(leaf, order="C") for name, leaf in trees.to_layers(stored).items()}
+    flat = trees.to_layers(trees.map_paths(lambda path, leaf: _whole(target, path, leaf), stored))
     try:
         trees.from_layers(flat, wanted)
     except AdapterError as error:
         raise AdapterError(f"{target}: not saved, {error}") from None
-    tensors.refuse_not_finite(target, flat)
     _refuse_changed(target, rest["backbone"], _cut(backbone.params, template))
     labels = model.labels(template)
     counts = dataclasses.asdict(summarise(template, labels))
@@ -114,7 +112,7 @@ def save_adapter(
         "extra": dict(extra or {}),
     }
     if jax.process_index() == 0:
-        _write(target, flat, content)
+        _write(target, {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}, content)
 
 
 def load_adapter(
@@ -203,6 +201,13 @@ def verify(folder: str | Path) -> list[str]:
         return manifest.problems(Path(folder), read_manifest(folder), extra_files=True)
     except AdapterError as error:
         return [str(error)]
+
+
+def _whole(target: Path, path: str, leaf: Any) -> np.ndarray:
+    """A leaf on the host that writes; on the others, once it is known to be finite, its shape alone."""
+    found = fetch(leaf)
+    tensors.refuse_not_finite(target, trees.to_layers(trees.unflatten({path: found})))
+    return found if jax.process_index() == 0 else np.broadcast_to(np.zeros((), found.dtype), found.shape)
 
 
 def _places(model: Model, template: Tree) -> Tree:

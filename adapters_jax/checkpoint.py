@@ -131,9 +131,7 @@ class Checkpoints:
                 metrics={"score": score, "step": step},
             )
             manager.wait_until_finished()
-            if jax.process_index() == 0:
-                manifest.write(self.folder / str(step), content)
-            _meet(f"manifest of step {step}")
+            _by_the_first(lambda: manifest.write(self.folder / str(step), content))
 
     def restore(self, template: Any, step: int | None = None) -> Restored | None:
         """Read the newest whole step, or the given one, bit for bit; None if the folder holds no step.
@@ -210,6 +208,8 @@ class Checkpoints:
         with contextlib.suppress(OSError, ValueError, RuntimeError), _quiet():
             self.close()
         self._manager = None
+        if jax.process_index() != 0:  # the first one may still be writing what is not whole yet
+            return
         for step in self.steps():
             if not (self.folder / str(step) / manifest.NAME).exists():
                 shutil.rmtree(self.folder / str(step), ignore_errors=True)
@@ -330,6 +330,24 @@ def _check_leaves(where: Path, stored: Mapping[str, Any], wanted: Mapping[str, A
         raise CheckpointError(
             f"{where} is of another model or optimiser: {'; '.join(report[:5])}{more}; start anew in another folder"
         )
+
+
+def _by_the_first(write: Callable[[], None]) -> None:
+    """Process 0 writes, the others learn how that went.
+
+    Raises:
+        OSError: on all of them, if it failed there.
+    """
+    problem: OSError | None = None
+    if jax.process_index() == 0:
+        try:
+            write()
+        except OSError as error:
+            problem = error
+    if jax.process_count() > 1 and int(multihost_utils.broadcast_one_to_all(np.int32(problem is not None))):
+        problem = problem or OSError("process 0 could not write its manifest")
+    if problem is not None:
+        raise problem
 
 
 def _meet(name: str) -> None:

@@ -2,10 +2,19 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class AdaptersJaxError(Exception):
-    """Base of all errors that a user can cause. Command lines print it without a traceback and exit with 2."""
+    """Base of all errors that a user can cause. Command lines print it without a traceback and exit with `code`.
+
+    Attributes:
+        code: 2: trying again does not help.
+        everywhere: every process of a run raises it at this point, so that none waits for another.
+    """
+
+    code: ClassVar[int] = 2
+    everywhere: bool = False
 
 
 class ConfigError(AdaptersJaxError):
@@ -30,6 +39,12 @@ class CheckpointError(AdaptersJaxError):
 
 class TrainingError(AdaptersJaxError):
     """Training that cannot go on, such as a loss that is not finite."""
+
+
+class Incomplete(AdaptersJaxError):
+    """Processes of a run that did not come in time; trying again may help (75: EX_TEMPFAIL of sysexits.h)."""
+
+    code: ClassVar[int] = 75
 
 
 class NotFoldable(AdaptersJaxError):

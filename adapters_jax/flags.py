@@ -12,6 +12,7 @@ import errno
 import io
 import os
 import sys
+import time
 import types
 import typing
 import urllib.parse
@@ -276,7 +277,7 @@ def print_help(cls: type, prog: str, description: str = "", prefix: str = "") ->
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line on standard error and exit code 2 for errors that a user can cause.
+    """Ends the program with one line on standard error and the error's exit code, 2, for errors that a user can cause.
 
     A closed pipe (`| head`) ends it quietly, Ctrl-C with the shell's 130.
     """
@@ -289,13 +290,24 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except AdaptersJaxError as error:
-        _fail(str(error))
+        _fail(str(error), error.code, error.everywhere)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'writing'}: {error.strerror}; free space or choose another folder")
 
 
-def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+def _fail(message: str, code: int = 2, everywhere: bool = False) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    if not everywhere and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        # The others wait for this process where no exception reaches them; an orderly end would wait for them in turn,
+        # and abort. The first one gives those that came to the same error the time to say so.
+        if sys.modules["jax"].process_index() == 0:
+            time.sleep(AFTER_THE_OTHERS)
+        sys.stdout.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+AFTER_THE_OTHERS = 3.0
+"""Seconds that process 0, whose end aborts the others, leaves them."""

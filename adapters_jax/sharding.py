@@ -97,7 +97,9 @@ def make_mesh(sizes: str | Mapping[str, int] = "data=-1", devices: Sequence[Any]
     Raises:
         ConfigError: sizes that do not divide the number of devices, or need more, or do not suit the slices.
     """
-    sizes = read_sizes(sizes) if isinstance(sizes, str) else dict(sizes)
+    if not isinstance(sizes, str):
+        sizes = ",".join(f"{name}={size}" for name, size in sizes.items())
+    sizes = read_sizes(sizes)
     shown = ",".join(f"{name}={size}" for name, size in sizes.items())
     found = list(jax.devices() if devices is None else devices)
     given = math.prod(size for size in sizes.values() if size != -1)
@@ -110,7 +112,8 @@ def make_mesh(sizes: str | Mapping[str, int] = "data=-1", devices: Sequence[Any]
     if count < len(found) and len({device.process_index for device in found}) > 1:
         raise ConfigError(f"--mesh={shown}: expected all {len(found)} devices of the processes, got {count}; use -1")
     found = found[:count]
-    slices = len({getattr(device, "slice_index", 0) for device in found})
+    # Devices of other kinds count each host as a slice.
+    slices = len({device.slice_index for device in found}) if found[0].platform == "tpu" else 1
     if slices == 1:
         array = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
     else:

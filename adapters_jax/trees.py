@@ -115,9 +115,17 @@ def _parts(leaf: Any) -> tuple[Any, list[np.ndarray]]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two leaves hold equal values."""
-    (form, arrays), (other_form, others) = _parts(a), _parts(b)
-    return form == other_form and all(map(np.array_equal, arrays, others))
+    """Whether two leaves hold equal values; all processes must ask of leaves that no single one holds."""
+    forms: list[Any] = [jax.tree.structure(leaf) for leaf in (a, b)]
+    return forms[0] == forms[1] and all(map(_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if all(isinstance(each, jax.Array) for each in (a, b)) and not (a.is_fully_addressable and b.is_fully_addressable):
+        return bool(jnp.array_equal(a, b))
+    return np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def fold_path(key: Key, *path: str | int | jax.Array) -> Key:

@@ -141,9 +141,24 @@ def test_several_processes_use_all_their_devices():
 
 
 def test_slices_share_the_data_axis():
-    devices = [types.SimpleNamespace(process_index=0, id=i, slice_index=i // 4) for i in range(8)]
+    class Device:
+        device_kind, process_index = "x", 0
+
+        def __init__(self, platform: str, number: int) -> None:
+            self.platform, self.id, self.slice_index = platform, number, number // 4
+
+    tpus, gpus = ([Device(platform, number) for number in range(8)] for platform in ("tpu", "gpu"))
     with pytest.raises(ConfigError, match="data to be a multiple of the 2 slices, got 1"):
-        make_mesh("data=1,fsdp=8", devices)
+        make_mesh("data=1,fsdp=8", tpus)
+    # What JAX calls a slice of GPUs is a host.
+    assert dict(make_mesh("data=1,fsdp=8", gpus).shape) == {"data": 1, "fsdp": 8, "model": 1}
+
+
+def test_sizes_may_be_a_mapping():
+    one = jax.devices()[:1]
+    assert dict(make_mesh({"data": -1}, one).shape) == {"data": 1, "fsdp": 1, "model": 1}
+    with pytest.raises(ConfigError, match="unknown axis 'dta'"):
+        make_mesh({"dta": 1}, one)
 
 
 def test_the_table():

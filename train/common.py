@@ -94,10 +94,12 @@ def load_backbone(config: Config, method: aj.Method, layout: Layout | None = Non
 def keep_programs(folder: Path) -> None:
     """Compiled steps go to disk, so that a resumed run, another seed or another rate need not compile them again.
 
-    By host name, since a program compiled for one machine's processor may not run on another's.
+    Those for CPUs by host name, since a program compiled for one machine's processor may not run on another's; all
+    hosts of a pod share theirs, which JAX writes from the first alone.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder / "programs" / platform.node()))
+        whose = platform.node() if jax.default_backend() == "cpu" else jax.default_backend()
+        jax.config.update("jax_compilation_cache_dir", str(folder / "programs" / whose))
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -24,8 +24,10 @@ def run(config: flags.Config) -> None:
     from train import job
 
     outcome = job.run(config, open_work, add=predict)
-    if outcome is not None and outcome.layout is None and config.flags.data == "toy":
-        demonstrate(config.out_dir / "adapter", config.flags.max_length, outcome.backbone, outcome.work.evals[""])
+    if outcome is not None and job.is_first() and config.flags.data == "toy":
+        # One device is enough for two answers, whatever the model was trained on.
+        backbone = outcome.backbone if outcome.layout is None else aj.load_backbone(config.flags.backbone)
+        demonstrate(config.out_dir / "adapter", config.flags.max_length, backbone, outcome.work.evals[""])
 
 
 def open_work(config: flags.Config, backbone: Any) -> Any:

@@ -31,12 +31,19 @@ class Collective:
     bytes: int
     times: int
 
-    @property
-    def sent(self) -> float:
-        """Bytes that each device sends in a run of the program, by the ring algorithms' count."""
-        share = (self.devices - 1) / self.devices if self.devices > 1 else 0.0
-        passes = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
-        return passes * self.bytes * self.times
+    def sent(self, slices: int = 1) -> tuple[float, float]:
+        """Bytes that each device sends in a run of the program (within its slice, to others), by the ring algorithms.
+
+        Args:
+            slices: among which the devices are divided evenly: what all of a slice have is exchanged with another one
+                share by share, each device sending its own.
+        """
+        size = float(self.bytes * self.times)
+        if self.kind == "collective-permute":
+            return (size, 0.0) if slices == 1 else (0.0, size)
+        passes, inside = 2 if self.kind == "all-reduce" else 1, self.devices // slices
+        share = lambda parts: passes * (parts - 1) / parts
+        return share(inside) * size, share(slices) * size / inside
 
 
 def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
@@ -57,16 +64,18 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
         kind = operation.removesuffix("-start")
         if kind not in KINDS or operation == f"{kind}-done":
             continue
-        group = _group(rest, math.prod(mesh.values()))
-        if len(group) == 1:  # sends nothing
+        groups = _groups(rest, math.prod(mesh.values()))
+        axes = tuple(axis for axis in mesh if any(axis in _axes(group, mesh) for group in groups))
+        if not axes:  # sends nothing
             continue
-        size = _bytes(shape, largest=operation.endswith("-start") and kind in ("all-gather", "collective-permute"))
-        size *= len(group) if kind == "reduce-scatter" else 1
-        channel = re.search(r"channel_id=(\d+)", rest)
-        # A TPU's compiler spreads one exchange over several instructions, which share its channel.
-        key = (kind, channel[1] if channel else name, size)
+        size = _bytes(shape if operation == kind or kind == "all-reduce" else _result(shape))
+        size *= len(groups[0]) if kind == "reduce-scatter" else 1
+        # A TPU's compiler spreads one exchange over several instructions, which share its channel and its origin;
+        # exchanges that the program asks for itself share a channel, but no origin.
+        channel, origin = re.search(r"channel_id=(\d+)", rest), re.search(r'op_name="([^"]*)"', rest)
+        key = (kind, channel[1] if channel else name, origin[1] if origin else "", size)
         if key not in found or found[key].times < times:
-            found[key] = Collective(kind, _axes(group, mesh), len(group), size, times)
+            found[key] = Collective(kind, axes, len(groups[0]), size, times)
     return sorted(found.values(), key=lambda one: -one.bytes * one.times)
 
 
@@ -139,14 +148,33 @@ def _closing(text: str) -> int:
     return len(text)
 
 
-def _bytes(shape: str, largest: bool) -> int:
-    """Of a shape, or of a tuple of them: their sum, or the largest."""
+def _result(shape: str) -> str:
+    """What an exchange that runs beside others gives: its shape is (what goes in, what comes out, ...)."""
+    if not shape.startswith("("):
+        return shape
+    depth, starts = 0, [1]
+    for place, letter in enumerate(shape):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 1:
+            starts.append(place + 1)
+    return shape if len(starts) == 1 else shape[starts[1] : starts[2] if len(starts) > 2 else -1]
+
+
+def _bytes(shape: str) -> int:
+    """Of a shape, or of all in a tuple."""
     sizes = [
         SIZES[kind] * math.prod(int(n) for n in dims.split(",") if n)
         for kind, dims in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", shape)
         if kind in SIZES
     ]
-    return (max if largest else sum)(sizes) if sizes else 0
+    return sum(sizes)
+
+
+def _groups(rest: str, devices: int) -> list[list[int]]:
+    """The pairs of a permutation, or the first of the groups, which are alike."""
+    if match := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest):
+        return [[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", match[1])] or [[0]]
+    return [_group(rest, devices)]
 
 
 def _group(rest: str, devices: int) -> list[int]:
@@ -162,8 +190,6 @@ def _group(rest: str, devices: int) -> list[int]:
         places = [list(sizes).index(name) for name in along]
         grid = np.moveaxis(ids.reshape(tuple(sizes.values())), places, range(-len(places), 0))
         return grid.reshape(-1, math.prod(sizes[name] for name in along))[0].tolist()
-    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-        return [int(match[1]), int(match[2])]
     return list(range(devices))
 
 

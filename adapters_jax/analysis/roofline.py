@@ -17,22 +17,24 @@ class Chip:
         flops: per second, bfloat16; products of float32 arrays run at it too, in JAX's default precision.
         bandwidth: of the memory, bytes per second.
         links: between the chips of a slice, bytes per second and chip, over all links, one way.
+        network: between slices, the same.
     """
 
     memory: int
     flops: float
     bandwidth: float
     links: float
+    network: float
 
 
+# The sheets give links in both directions (v5p: 1,200 GB/s), and the network of a whole slice (v5e: 6.4 Tbit/s of 256
+# chips, v6e 25.6); v4's network is taken to be v5p's.
 CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1228e9, 150e9),
-    "v5e": Chip(16 * 2**30, 197e12, 819e9, 100e9),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 300e9),
-    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 224e9),
+    "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, 6.25e9),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, 3.125e9),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, 6.25e9),
+    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 400e9, 12.5e9),
 }
-BETWEEN_SLICES = 6.25e9
-"""Bytes per second and chip over the data centre's network: 200 Gbit/s of a host of four chips."""
 
 
 def chip_of(topology: str) -> tuple[str, Chip]:
@@ -47,26 +49,25 @@ def chip_of(topology: str) -> tuple[str, Chip]:
     return name, CHIPS[name]
 
 
-def bounds(program: Any, held: int, devices: int, chip: Chip, slices: int = 1) -> dict[str, float]:
-    """Seconds that a program needs at least, by what could bound it: "compute", "memory", "links".
+def bounds(program: Any, devices: int, chip: Chip, slices: int = 1) -> dict[str, float]:
+    """Seconds that a program needs at least, by what could bound it: "compute", "memory", "links", "network".
 
-    memory: the leaves that the device holds are read once forward and once backward, activations written and read once.
-    links: bytes of the ring algorithms; those along the data axis between slices at that network's rate.
+    memory: leaves as often as they are read or written, activations written and read once.
+    links, network: bytes of the ring algorithms; along the data axis, what is left to exchange between slices.
 
     Args:
         program: a `rehearsal.Program`.
-        held: bytes of leaves on each device.
         devices: of the mesh.
         chip: what they are.
         slices: that the data axis goes over.
     """
-    slow = sum(one.sent for one in program.collectives if slices > 1 and "data" in one.axes)
-    fast = sum(one.sent for one in program.collectives) - slow
-    return {
+    sent = [one.sent(slices if "data" in one.axes else 1) for one in program.collectives]
+    found = {
         "compute": program.flops / devices / chip.flops,
-        "memory": (2 * held + 2 * program.temporary) / chip.bandwidth,
-        "links": fast / chip.links + slow / BETWEEN_SLICES,
+        "memory": (program.touched + 2 * program.temporary) / chip.bandwidth,
+        "links": sum(inside for inside, _ in sent) / chip.links,
     }
+    return found | ({"network": sum(between for _, between in sent) / chip.network} if slices > 1 else {})
 
 
 def fits(program: Any, chip: Chip) -> bool:
@@ -84,7 +85,7 @@ def report(found: Any, topology: str, slices: int = 1) -> str:
         f"{devices} x TPU {name} ({topology}{f', {slices} slices' if slices > 1 else ''}), mesh "
         + ", ".join(f"{axis} {size}" for axis, size in found.mesh.items()),
         f"held by each chip: weights {mega(held['weights'])}, trained {mega(held['trained'])}, optimizer "
-        f"{mega(held['optimizer'])}",
+        f"{mega(held['optimizer'])}" + (f", as loaded {mega(held['loaded'])}" if held["loaded"] else ""),
     ]
     for title, program in (("training step", found.train), ("evaluation step", found.evaluation)):
         rows = f"{program.rows:,} rows of {program.tokens} tokens"
@@ -100,7 +101,7 @@ def report(found: Any, topology: str, slices: int = 1) -> str:
         ]
         for (kind, axes), (times, size) in by_axis(program.collectives).items():
             lines.append(f"  {kind} along {axes}: {times} a step, {mega(size)}")
-        each = bounds(program, sum(held.values()), devices, chip, slices)
+        each = bounds(program, devices, chip, slices)
         longest = max(each, key=lambda bound: each[bound])
         shown = ", ".join(f"{bound} {seconds * 1e3:.2f} ms" for bound, seconds in each.items())
         lines.append(
@@ -108,6 +109,6 @@ def report(found: Any, topology: str, slices: int = 1) -> str:
             f"{program.rows / each[longest]:,.0f} rows/s"
         )
     peaks = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:,.0f} GB/s of memory, {chip.links / 1e9:.0f} GB/s"
-    between = f"; {BETWEEN_SLICES / 1e9:.2f} GB/s per chip between slices" if slices > 1 else ""
+    between = f"; {chip.network / 1e9:.2f} GB/s per chip between slices" if slices > 1 else ""
     lines.append(f"\nassumed: {peaks} over links, all of it reached and overlapped{between}")
     return "\n".join(lines)

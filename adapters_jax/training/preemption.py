@@ -1,11 +1,15 @@
 """SIGTERM, which clusters send before they take a machine away: finish the step, save, stop."""
 
+import itertools
 import signal
 import threading
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+_QUESTIONS = itertools.count(1)
+"""The runtime wants numbers that rise as long as the process lives, however many runs there are in it."""
 
 
 class Preempted(Exception):
@@ -27,7 +31,6 @@ class Preemption:
         self.requested = False
         self._wanted = wanted
         self._joined = jax.distributed.is_initialized()
-        self._asked = 0
         self._previous: Any = None
 
     def stops(self) -> bool:
@@ -36,8 +39,7 @@ class Preemption:
             return self.requested
         # The runtime counts from 1: a signal that comes before the first question chooses the first, whatever the step
         # at which a run goes on.
-        self._asked += 1
-        return multihost_utils.reached_preemption_sync_point(self._asked)
+        return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
     def _request(self, *_: object) -> None:
         self.requested = True

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from adapters_jax.errors import AdaptersJaxError, ConfigError
+from adapters_jax.errors import AdaptersJaxError, ConfigError, Incomplete
 
 TOLD = 1000
 """Bytes of what a process tells the others."""
@@ -67,8 +67,9 @@ def join(group: Group) -> None:
     """Makes this process one of a group, before anything else is asked of JAX; says for whom it waits.
 
     Raises:
-        ConfigError: no cluster to be detected, nobody at the coordinator's address, its port in use, or another number
-            of processes there. Where the others do not come in time, the process ends, with one line and exit code 2.
+        ConfigError: no cluster to be detected, the coordinator's port in use, another number of processes there.
+        Incomplete: nobody at the coordinator's address. Where others do not come in time, the process ends, with one
+            line and the same exit code.
     """
     if group.coordinator is None:
         _say("joining the processes that the cluster names (Cloud TPU, GKE, Slurm or Open MPI)")
@@ -100,10 +101,13 @@ def join(group: Group) -> None:
         raise ConfigError(f"--distributed: the processes cannot be joined ({reason}); {hint}") from error
     finally:
         impatient.cancel()
-    if group.processes is not None and jax.process_count() != group.processes:
-        raise ConfigError(
-            f"--processes: expected the {jax.process_count()} that process 0 was told, got {group.processes}"
+    told = exchange(str(group.processes or jax.process_count()))
+    if set(told) != {str(jax.process_count())}:
+        mismatch = ConfigError(
+            f"--processes: expected the {jax.process_count()} that take part on each of them, got {', '.join(told)}"
         )
+        mismatch.everywhere = True
+        raise mismatch
     _say(f"process {jax.process_index()} of {jax.process_count()}: {jax.local_device_count()} devices of its own")
 
 
@@ -114,7 +118,7 @@ def _give_up(group: Group) -> None:
         f"error: --distributed: expected {told} to join within --patience={group.patience} s, and not all did; "
         "start the others, all with the same --processes"
     )
-    os._exit(2)
+    os._exit(Incomplete.code)
 
 
 def _say(text: str) -> None:
@@ -142,7 +146,7 @@ def _find(address: str, patience: int) -> None:
             return
         except OSError as error:
             if time.monotonic() >= end:
-                raise ConfigError(
+                raise Incomplete(
                     f"--coordinator={address}: nobody listens there after {patience} s ({error.strerror or error}); "
                     "start process 0, or name its address"
                 ) from None
@@ -174,8 +178,9 @@ def together() -> Iterator[None]:
     except AdaptersJaxError as error:
         problem = error
     told = exchange("" if problem is None else str(problem))
-    if problem is not None:
-        raise problem
     for number, text in enumerate(told):
-        if text:
-            raise AdaptersJaxError(f"process {number}: {text}")
+        if text and problem is None:
+            problem = AdaptersJaxError(f"process {number}: {text}")
+    if problem is not None:
+        problem.everywhere = True
+        raise problem

@@ -1,6 +1,7 @@
 """A run's own programs compiled for devices that are not there: what they need, before a chip is paid for."""
 
 import dataclasses
+import functools
 import math
 import re
 import time
@@ -19,7 +20,6 @@ from adapters_jax.training.evaluate import INPUTS
 from adapters_jax.training.fit import check_layout
 from adapters_jax.training.settings import Settings
 from adapters_jax.training.step import (
-    State,
     eval_step,
     init_state,
     make_optimizer,
@@ -37,8 +37,10 @@ class Program:
     Attributes:
         rows, tokens: of a batch.
         flops: of its matrix products, of all devices together.
-        peak: bytes of each device at the worst moment, arguments included; None where it does not fit.
+        peak: bytes of each device at the worst moment, with all that a run holds besides; None where the compiler finds
+            no room for the program alone.
         temporary: of these, what is neither argument nor result: activations.
+        touched: bytes of leaves that each device reads and writes.
         collectives: what it sends.
         seconds: of tracing and compiling.
         problem: what the compiler said where it does not fit.
@@ -49,6 +51,7 @@ class Program:
     flops: int
     peak: int | None
     temporary: int
+    touched: int
     collectives: tuple[Collective, ...]
     seconds: float
     problem: str = ""
@@ -61,7 +64,8 @@ class Rehearsal:
     Attributes:
         mesh: axis -> size.
         train, evaluation: the programs.
-        held: bytes on each device: "weights" (frozen leaves), "trained", "optimizer".
+        held: bytes on each device: "weights" (frozen leaves), "trained", "optimizer", and "loaded": what training began
+            with of the backbone's trained leaves, which `fit` leaves as it is.
     """
 
     mesh: dict[str, int]
@@ -97,14 +101,29 @@ def rehearse(model: Any, backbone: Tree, settings: Settings, layout: Layout, imp
     rows = settings.eval_batch_size + -settings.eval_batch_size % layout.batch_parts
     held_out = _batch(model, rows, settings.max_length, layout)
     held_out = {name: held_out[name] for name in (*INPUTS, *model.head.inputs)}
-    mesh = dict(layout.mesh.shape)
-    shape = settings.max_length
-    return Rehearsal(
-        mesh=mesh,
-        train=_compiled(train_program(step, state, layout), step, (placed, frozen, batch), mesh, shape),
-        evaluation=_compiled(eval_step(model, layout), model.answers, (whole, held_out), mesh, shape),
-        held=_held(placed, frozen),
+    held = {
+        "weights": _size(frozen),
+        "trained": _size(placed.trained),
+        "optimizer": _size(placed.opt_state),
+        "loaded": _loaded(backbone, trained, layout),
+    }
+    leaves = held["weights"] + held["trained"]
+    compiled = functools.partial(_compiled, mesh=dict(layout.mesh.shape), length=settings.max_length)
+    train = compiled(
+        train_program(step, state, layout),
+        step,
+        (placed, frozen, batch),
+        beside=held["loaded"],
+        touched=2 * leaves + held["trained"] + 2 * held["optimizer"],
     )
+    evaluation = compiled(
+        eval_step(model, layout),
+        model.answers,
+        (whole, held_out),
+        beside=held["loaded"] + held["optimizer"],
+        touched=leaves,
+    )
+    return Rehearsal(dict(layout.mesh.shape), train, evaluation, held)
 
 
 def _placed(tree: Any, places: Any) -> Any:
@@ -133,7 +152,10 @@ def _batch(model: Any, rows: int, length: int, layout: Layout) -> dict[str, Any]
     }
 
 
-def _compiled(program: Any, function: Any, args: tuple, mesh: dict[str, int], length: int) -> Program:
+def _compiled(
+    program: Any, function: Any, args: tuple, *, mesh: dict[str, int], length: int, beside: int, touched: int
+) -> Program:
+    """`beside`: bytes of each device that are none of the program's arguments."""
     flops = matmul_flops(function, *args)
     start = time.perf_counter()
     lowered = program.lower(*args)
@@ -143,13 +165,13 @@ def _compiled(program: Any, function: Any, args: tuple, mesh: dict[str, int], le
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Program(rows, length, flops, None, 0, (), time.perf_counter() - start, _shortage(str(error)))
+        return Program(rows, length, flops, None, 0, touched, (), time.perf_counter() - start, _shortage(str(error)))
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = arguments + memory.temp_size_in_bytes
+    peak = arguments + memory.temp_size_in_bytes + beside
     sent = tuple(collectives(compiled.as_text(), mesh))
-    return Program(rows, length, flops, peak, memory.temp_size_in_bytes, sent, seconds)
+    return Program(rows, length, flops, peak, memory.temp_size_in_bytes, touched, sent, seconds)
 
 
 def _shortage(message: str) -> str:
@@ -158,9 +180,17 @@ def _shortage(message: str) -> str:
     return found[0] if found else " ".join(message.split())[:200]
 
 
-def _held(state: State, frozen: Tree) -> dict[str, int]:
+def _size(tree: Any) -> int:
     """Bytes of each device."""
-    size = lambda tree: sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )
-    return {"weights": size(frozen), "trained": size(state.trained), "optimizer": size(state.opt_state)}
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _loaded(backbone: Tree, trained: Tree, layout: Layout) -> int:
+    """Bytes of each device of the backbone's leaves that are trained: as loaded, and widened where they are narrow."""
+    if not jax.tree.leaves(trained.get("backbone", {})):
+        return 0
+    widened = {"backbone": trained["backbone"]}
+    narrow = {str(leaf.dtype) for leaf in jax.tree.leaves(backbone)} - {"float32"}
+    size = _size(_placed(widened, layout.params(widened)))
+    return size + size // 2 * bool(narrow)

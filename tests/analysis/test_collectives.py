@@ -1,12 +1,14 @@
 """What is read from the text of compiled programs, and FLOPs counted on what JAX traces, against counts by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from adapters_jax.analysis.collectives import Collective, by_axis, collectives
 from adapters_jax.analysis.flops import matmul_flops
-from adapters_jax.analysis.roofline import CHIPS, bounds, chip_of
+from adapters_jax.analysis.roofline import Chip, bounds, chip_of, fits
 from adapters_jax.errors import ConfigError
 from adapters_jax.training.rehearsal import Program
 
@@ -76,7 +78,9 @@ def test_groups_loops_and_tuples():
         Collective("all-reduce", ("data", "fsdp", "model"), 8, 16, 1),
     ]
     assert by_axis(found)["all-reduce", "data+fsdp"] == (12, 1536)
-    assert found[0].sent == 2 * 3 / 4 * 1536
+    assert found[0].sent() == (2 * 3 / 4 * 1536, 0)
+    # Two slices: reduced within each, halves exchanged, gathered within each.
+    assert found[0].sent(2) == (2 * 1 / 2 * 1536, 2 * 1 / 2 * 1536 / 2)
 
 
 def test_pieces_of_one_exchange_count_once():
@@ -85,6 +89,39 @@ def test_pieces_of_one_exchange_count_once():
         Collective("all-gather", ("model",), 2, 32, 1),
         Collective("all-gather", ("data",), 2, 32, 1),
     ]
+
+
+RUNNING_BESIDE = """
+HloModule step
+
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %g = ((f32[64]{0}, f32[32]{0}), (f32[128]{0}, f32[64]{0})) all-gather-start(%x), channel_id=1, replica_groups={{0,1}}
+  %r = ((f32[512]{0}), f32[64]{0}, u32[]) reduce-scatter-start(%x), channel_id=2, replica_groups={{0,1,2,3,4,5,6,7}}
+  %t = (f32[64]{0}, f32[64]{0}, u32[]) all-to-all-start(%x), channel_id=3, replica_groups={{0,4}}
+  %a = (f32[64]{0}, f32[2]{0}) all-reduce-start(%x, %y), channel_id=4, replica_groups={{0,1,2,3,4,5,6,7}}
+  %p = (f32[8]{0}, f32[8]{0}, u32[]) collective-permute-start(%x), channel_id=5, source_target_pairs={{0,0},{1,3}}
+  %q = f32[8]{0} collective-permute(%x), channel_id=6, source_target_pairs={{0,0},{1,1}}
+  ROOT %d = f32[64]{0} all-gather-done(%g)
+}
+"""
+
+
+def test_exchanges_that_run_beside_others():
+    found = {one.kind: (one.axes, one.bytes) for one in collectives(RUNNING_BESIDE, MESH)}
+    assert found == {
+        "all-gather": (("model",), 4 * (128 + 64)),
+        "reduce-scatter": (("data", "fsdp", "model"), 4 * 64 * 8),
+        "all-to-all": (("data",), 4 * 64),
+        "all-reduce": (("data", "fsdp", "model"), 4 * (64 + 2)),
+        "collective-permute": (("fsdp",), 4 * 8),
+    }
+
+
+def test_exchanges_that_a_program_asks_for_share_a_channel():
+    line = '  %{0} = f32[64] all-to-all(%x), channel_id=1, replica_groups={{{{0,1}}}}, metadata={{op_name="{1}"}}\n'
+    text = "ENTRY %main (x: f32[64]) -> f32[64] {\n"
+    text += "".join(line.format(*each) for each in (("a", "jvp"), ("b", "transpose"), ("c", "jvp"))) + "}\n"
+    assert [one.bytes for one in collectives(text, MESH)] == [256, 256]
 
 
 def test_products_are_counted_as_often_as_they_happen():
@@ -100,13 +137,12 @@ def test_products_are_counted_as_often_as_they_happen():
 
 
 def test_what_bounds_a_step():
-    sent = (Collective("all-reduce", ("data",), 4, 10**9, 1), Collective("all-gather", ("fsdp",), 4, 10**9, 1))
-    program = Program(8, 8, 8 * 10**14, 10**9, 10**9, sent, 0.0)
-    found = bounds(program, 10**9, 8, CHIPS["v5e"])
-    assert found["compute"] == pytest.approx(1e14 / 197e12)
-    assert found["memory"] == pytest.approx(4e9 / 819e9)
-    assert found["links"] == pytest.approx((1.5e9 + 0.75e9) / 100e9)
-    over = bounds(program, 10**9, 8, CHIPS["v5e"], slices=2)
-    assert over["links"] == pytest.approx(1.5e9 / 6.25e9 + 0.75e9 / 100e9)
+    chip = Chip(memory=100, flops=10.0, bandwidth=100.0, links=20.0, network=5.0)
+    sent = (Collective("all-reduce", ("data",), 4, 1000, 1), Collective("all-gather", ("fsdp",), 4, 1000, 2))
+    program = Program(8, 8, flops=800, peak=90, temporary=150, touched=700, collectives=sent, seconds=0.0)
+    assert bounds(program, 8, chip) == {"compute": 10.0, "memory": 10.0, "links": (1500 + 1500) / 20}
+    over = bounds(program, 8, chip, slices=2)
+    assert (over["links"], over["network"]) == ((1000 + 1500) / 20, 500 / 5)
+    assert fits(program, chip) and not fits(dataclasses.replace(program, peak=101), chip)
     with pytest.raises(ConfigError, match="unknown chip 'v9'"):
         chip_of("v9:2x2")

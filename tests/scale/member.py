@@ -37,7 +37,7 @@ def fit(folder: Path, told: dict) -> dict:
     if "mesh" in told:
         rules = sharding.SHARDED_ADAPTERS if told.get("shard_adapters") else sharding.RULES
         layout = sharding.Layout(sharding.make_mesh(told["mesh"]), rules)
-    made = tiny_backbone(folder / f"backbone-{jax.process_index()}", adapters.BertConfig.tiny())
+    made = tiny_backbone(folder / f"backbone-{jax.process_index()}", adapters.BertConfig.tiny(num_attention_heads=4))
     place = None if layout is None else layout.leaf
     backbone = adapters.load_backbone(str(made.folder), quantize=told.get("quantize"), place=place)
     name, fields = told["method"]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.scale.start import said, start
 
-MESHES = ("data=8", "fsdp=8", "data=2,model=2,fsdp=2", "data=4,model=2")
+MESHES = ("data=8", "fsdp=8", "data=2,model=2,fsdp=2", "data=2,model=4")
 METHODS = {"houlsby": {"bottleneck": 4}, "lora": {}, "full": {}}
 
 

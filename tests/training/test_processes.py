@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from adapters_jax.errors import ConfigError
+from adapters_jax.errors import ConfigError, Incomplete
 from adapters_jax.training import processes
 from adapters_jax.training.processes import Group, exchange, is_first, join, together
 
@@ -38,7 +38,7 @@ def test_nobody_at_the_address(capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: nobody listens there after 1 s"):
+    with pytest.raises(Incomplete, match=f"127.0.0.1:{port}: nobody listens there after 1 s"):
         join(Group(f"127.0.0.1:{port}", 2, 1, patience=1))
     assert f"process 1 of 2: waiting for process 0 at 127.0.0.1:{port}" in capsys.readouterr().err
 
