@@ -17,6 +17,7 @@ import jax  # noqa: E402
 
 import adapters_jax as adapters  # noqa: E402
 from adapters_jax import sharding  # noqa: E402
+from adapters_jax.flags import one_line_errors  # noqa: E402
 from adapters_jax.testing import tiny_backbone  # noqa: E402
 from adapters_jax.training import processes  # noqa: E402
 from adapters_jax.training.preemption import Preempted  # noqa: E402
@@ -57,4 +58,5 @@ def fit(folder: Path, told: dict) -> dict:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    with one_line_errors():
+        main(json.loads(sys.argv[1]))

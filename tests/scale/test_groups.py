@@ -105,21 +105,66 @@ def test_a_killed_peer_ends_all_and_the_restart_goes_on(tmp_path: Path):
     assert restart["resumed_from"] >= saved - 5
 
 
+LATE = "--distributed: expected the {} of --processes to join within --patience=8 s, and not all did"
+
+
 @pytest.mark.slow
-def test_processes_that_were_told_different_numbers_give_up(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("numbers", "code", "lines"),
+    [
+        ((3, 2), 75, [LATE.format(3), LATE.format(2)]),
+        ((2, 3), 2, ["--processes: expected the 2 that take part on each of them, got 2, 3"] * 2),
+    ],
+)
+def test_processes_that_were_told_different_numbers(numbers: tuple, code: int, lines: list[str], tmp_path: Path):
     told = {"devices": 1, "folder": str(tmp_path), "runs": []}
     group = {"coordinator": f"127.0.0.1:{free_port()}", "heartbeat": 10, "patience": 8}
-    processes = [start(told, group | {"process": number, "processes": 3 - number}) for number in range(2)]
+    processes = [start(told, group | {"process": i, "processes": number}) for i, number in enumerate(numbers)]
     try:
-        for number, process in enumerate(processes):
+        for process, line in zip(processes, lines, strict=True):
             err = process.communicate(timeout=120)[1]
-            assert process.returncode == 2, err[-2000:]
-            assert err.splitlines()[-1] == (
-                f"error: --distributed: expected the {3 - number} of --processes to join within --patience=8 s, and "
-                "not all did; start the others, all with the same --processes"
-            )
+            assert process.returncode == code, err[-2000:]
+            assert err.splitlines()[-1].startswith(f"error: {line}")
     finally:
         stop(processes)
+
+
+@pytest.mark.slow
+def test_what_one_process_meets_ends_all(tmp_path: Path):
+    """The folder of the artefact, which the first process alone writes, is taken."""
+    (tmp_path / "run-adapter").mkdir()
+    (tmp_path / "run-adapter" / "notes.txt").touch()
+    run = HOULSBY | {"mesh": "data=2", "run": "run", "fit": {"steps": 2}}
+    processes = start_group({"devices": 1, "folder": str(tmp_path), "runs": [run]}, 2)
+    try:
+        err = processes[0].communicate(timeout=300)[1]
+        assert processes[0].returncode == 2, err[-2000:]
+        assert "run-adapter: expected a new or empty folder or an adapter to replace" in err.splitlines()[-1]
+        processes[1].communicate(timeout=60)
+    finally:
+        stop(processes)
+
+
+@pytest.mark.slow
+def test_artefacts_of_split_backbones(tmp_path: Path):
+    """Layers cut from a backbone that no process holds, and one of codes, are compared with what was loaded."""
+    runs = [
+        {"method": ["top_n", {"top": 1}], "mesh": "fsdp=4", "run": "top"},
+        {"method": ["lora", {}], "quantize": "nf4", "mesh": "data=2,fsdp=2", "run": "codes"},
+    ]
+    for run in runs:
+        run["fit"] = {"steps": 3}
+    told = {"devices": 2, "folder": str(tmp_path), "runs": runs}
+    both = together(told, 2)
+    assert both[0] == both[1]
+    alone = said(start(told | {"devices": 1, "folder": str(tmp_path / "alone"), "runs": [one_device(r) for r in runs]}))
+    for run, found, own in zip(runs, both[0], alone, strict=True):
+        np.testing.assert_allclose(found["losses"], own["losses"], rtol=1e-5)
+        assert (tmp_path / f"{run['run']}-adapter" / "manifest.json").is_file()
+
+
+def one_device(run: dict) -> dict:
+    return run | {"mesh": "data=1"}
 
 
 def wait_for_restart(folder: Path, seconds: float = 300) -> None:
