@@ -113,7 +113,7 @@ def make_mesh(sizes: str | Mapping[str, int] = "data=-1", devices: Sequence[Any]
         raise ConfigError(f"--mesh={shown}: expected all {len(found)} devices of the processes, got {count}; use -1")
     found = found[:count]
     # Devices of other kinds count each host as a slice.
-    slices = len({device.slice_index for device in found}) if found[0].platform == "tpu" else 1
+    slices = len({getattr(device, "slice_index", 0) for device in found}) if found[0].platform == "tpu" else 1
     if slices == 1:
         array = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
     else:

@@ -45,7 +45,7 @@ def test_saved_on_two_goes_on_on_any_number(tmp_path: Path):
     try:
         wait_for(tmp_path / "stopped", 6)
         processes[1].send_signal(signal.SIGTERM)
-        assert all("after step" in said(process)[0]["stopped"] for process in processes)
+        assert all("after step" in said(process, seconds=60)[0]["stopped"] for process in processes)
     finally:
         stop(processes)
     step = max(losses(tmp_path / "stopped"))
@@ -91,7 +91,7 @@ def test_a_killed_peer_ends_all_and_the_restart_goes_on(tmp_path: Path):
         assert time.monotonic() - start_of_wait < 40  # heartbeat: 10 s
     finally:
         stop(processes)
-    saved = max(int(path.name) for path in (tmp_path / "killed" / "checkpoints").iterdir() if path.name.isdigit())
+    saved = max(int(path.parent.name) for path in (tmp_path / "killed" / "checkpoints").glob("[0-9]*/manifest.json"))
     processes = start_group(told, 2)
     try:
         wait_for_restart(tmp_path / "killed")
@@ -102,7 +102,7 @@ def test_a_killed_peer_ends_all_and_the_restart_goes_on(tmp_path: Path):
         stop(processes)
     lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     restart = next(line for line in map(json.loads, lines) if "resumed_from" in line)
-    assert restart["resumed_from"] >= saved - 5
+    assert restart["resumed_from"] == saved >= 10
 
 
 LATE = "--distributed: expected the {} of --processes to join within --patience=8 s, and not all did"

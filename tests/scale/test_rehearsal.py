@@ -49,15 +49,16 @@ def test_the_programs_of_a_run_on_the_device_at_hand():
 @pytest.mark.parametrize(
     ("topology", "more", "expected"),
     [
-        ("v5e:4x4", ["--backbone-config=bert-large", "--dtype=bfloat16"], "16 x TPU v5e"),
-        ("v6e:2x2", ["--slices=2", "--mesh=data=-1,fsdp=2"], "8 x TPU v6e (v6e:2x2, 2 slices), mesh data 4, fsdp 2"),
+        ("v5e:16x16", ["--dtype=bfloat16", "--batch-size=256"], "256 x TPU v5e"),
+        ("v6e:4x4", ["--slices=2", "--mesh=data=-1,fsdp=2"], "32 x TPU v6e (v6e:4x4, 2 slices), mesh data 16, fsdp 2"),
     ],
 )
 def test_topologies(topology: str, more: list[str], expected: str, capfd: pytest.CaptureFixture):
-    command.main([*HERE, f"--topology={topology}", *more])
+    command.main([*HERE, "--backbone-config=bert-large", f"--topology={topology}", *more])
     told = capfd.readouterr().out
     assert told.startswith(expected)
     assert told.count(": fits") == 2
+    assert told.count("network ") == (2 if "slices" in str(more) else 0)
     # What is trained is summed over all rows, once a step: 4 or 2 bytes for each parameter and a few sums.
     size = float(re.search(r"all-reduce along data[\w+]*: \d+ a step, ([\d.,]+) MB", told)[1].replace(",", ""))
     trained = float(re.search(r"trained ([\d.,]+) MB", told)[1].replace(",", ""))
