@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from adapters_jax.artefact import load_adapter, save_adapter
     from adapters_jax.bert.backbone import Backbone, load_backbone
     from adapters_jax.bert.config import BertConfig
-    from adapters_jax.bert.heads import HEADS, Classification, DependencyHead, MaskedLM, Regression, Relation
+    from adapters_jax.bert.heads import (
+        HEADS,
+        Classification,
+        DependencyHead,
+        MaskedLM,
+        NoHead,
+        Regression,
+        Relation,
+        TokenClassification,
+    )
     from adapters_jax.errors import AdaptersJaxError
     from adapters_jax.methods import (
         IA3,
@@ -85,6 +94,7 @@ _HOMES = {
     "Output": "model",
     "PTuning": "methods",
     "PTuningV2": "methods",
+    "NoHead": "bert.heads",
     "Parallel": "methods",
     "Pfeiffer": "methods",
     "Predictor": "serving.predictor",
@@ -96,6 +106,7 @@ _HOMES = {
     "Relation": "bert.heads",
     "ScaledParallel": "methods",
     "Stack": "methods",
+    "TokenClassification": "bert.heads",
     "TopN": "methods",
     "UniPELT": "methods",
     "apply_updates": "optim",

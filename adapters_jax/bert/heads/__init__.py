@@ -1,17 +1,21 @@
 """Task heads, one kind each in a file of its own."""
 
+from adapters_jax.bert.heads.bare import NoHead
 from adapters_jax.bert.heads.base import VOTES, Head, Surroundings
 from adapters_jax.bert.heads.dependency import DependencyHead
 from adapters_jax.bert.heads.masked_lm import MaskedLM
 from adapters_jax.bert.heads.pooled import Classification, Regression
 from adapters_jax.bert.heads.relation import Relation
+from adapters_jax.bert.heads.tokens import TokenClassification
 
 HEADS: dict[str, type[Head]] = {
     "classification": Classification,
     "dependency": DependencyHead,
     "masked_lm": MaskedLM,
+    "none": NoHead,
     "regression": Regression,
     "relation": Relation,
+    "token_classification": TokenClassification,
 }
 
 __all__ = [
@@ -21,7 +25,9 @@ __all__ = [
     "DependencyHead",
     "Head",
     "MaskedLM",
+    "NoHead",
     "Regression",
     "Relation",
     "Surroundings",
+    "TokenClassification",
 ]
