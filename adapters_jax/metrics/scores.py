@@ -12,7 +12,7 @@ import numpy as np
 from adapters_jax.errors import ConfigError, DataError, unknown
 from adapters_jax.metrics.dependencies import ATTACHMENT_METRICS
 from adapters_jax.metrics.relations import RELATION_METRICS
-from adapters_jax.metrics.tokens import TOKEN_METRICS
+from adapters_jax.metrics.tokens import TAG_METRICS, TOKEN_METRICS
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -58,7 +58,7 @@ LABEL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "spearman": spearman,
     **RELATION_METRICS,
 }
-METRICS: dict[str, Callable[..., float]] = LABEL_METRICS | TOKEN_METRICS | ATTACHMENT_METRICS
+METRICS: dict[str, Callable[..., float]] = LABEL_METRICS | TOKEN_METRICS | TAG_METRICS | ATTACHMENT_METRICS
 
 
 def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
@@ -66,9 +66,9 @@ def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | 
 
     Args:
       names: keys of `METRICS`.
-      predictions: [n] class numbers, or values for the correlations; for `TOKEN_METRICS` [n 3] and
+      predictions: [n] class numbers, or values for the correlations; for `TOKEN_METRICS` [n 3], `TAG_METRICS` and
         `ATTACHMENT_METRICS` [n 2], see `metrics.tokens` and `metrics.dependencies`.
-      labels: [n] of the same kind; not looked at by these two.
+      labels: [n] of the same kind; not looked at by these three.
 
     Returns:
       Name -> fraction (never percent), or nats and perplexity of tokens; finite.
@@ -83,8 +83,8 @@ def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | 
         if name in TOKEN_METRICS:
             _check_tokens(name, predictions)
             scores[name] = TOKEN_METRICS[name](predictions)
-        elif name in ATTACHMENT_METRICS:
-            scores[name] = ATTACHMENT_METRICS[name](predictions)
+        elif name in TAG_METRICS | ATTACHMENT_METRICS:
+            scores[name] = METRICS[name](predictions)
         elif name in LABEL_METRICS:
             scores[name] = LABEL_METRICS[name](predictions, _checked(predictions, labels))
         else:

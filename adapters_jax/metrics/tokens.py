@@ -47,5 +47,5 @@ TOKEN_METRICS: dict[str, Callable[[np.ndarray], float]] = {
     "log_likelihood": log_likelihood,
     "perplexity": perplexity,
     "masked_accuracy": masked_accuracy,
-    "tag_accuracy": tag_accuracy,
 }
+TAG_METRICS: dict[str, Callable[[np.ndarray], float]] = {"tag_accuracy": tag_accuracy}

@@ -19,14 +19,16 @@ from adapters_jax.types import Array, Batch, Float, Hidden, Key, Logits, Tree
 class PooledHead(Head):
     """A linear layer over the pooled [CLS], after dropout (Devlin et al., 2019, section 4.1).
 
-    The pooler is the backbone's, frozen unless the method trains it.
+    The pooler is the backbone's, frozen unless the method trains it; with `own_pooler`, or where the backbone has none,
+    one of the head's own, trained and stored with it.
     """
 
     dropout: float
+    own_pooler: bool
 
     def initialise(self, key: Key, config: BertConfig, pooler: bool) -> Tree:
         d = config.hidden_size
-        own = {"pooler": initial_dense(key, "pooler", config, d, d)} if pooler else {}
+        own = {"pooler": initial_dense(key, "pooler", config, d, d)} if pooler or self.own_pooler else {}
         return own | {"classifier": initial_dense(key, "classifier", config, d, self.width)}
 
     def __call__(self, params: Tree, hidden: Hidden, around: Surroundings) -> tuple[Logits, Array]:
@@ -43,6 +45,8 @@ class Classification(PooledHead, ClassHead):
     Attributes:
         num_labels: c; may be left out where `labels` are given.
         labels: the names of the classes, in order; "0", "1", ... if not given.
+        dropout: before the linear layer.
+        own_pooler: bring a pooler along even where the backbone has one, as AdapterHub's heads do.
     """
 
     name: ClassVar[str] = "classification"
@@ -50,6 +54,7 @@ class Classification(PooledHead, ClassHead):
     num_labels: int = 0
     labels: tuple[str, ...] = ()
     dropout: float = 0.1
+    own_pooler: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Regression(PooledHead):
     Attributes:
         dropout: before the linear layer.
         mean, deviation: of the labels; 0 and 1 leave them as they are (the released code of BERT).
+        own_pooler: bring a pooler along even where the backbone has one, as AdapterHub's heads do.
     """
 
     name: ClassVar[str] = "regression"
@@ -70,6 +76,7 @@ class Regression(PooledHead):
     dropout: float = 0.1
     mean: float = 0.0
     deviation: float = 1.0
+    own_pooler: bool = False
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)

@@ -11,7 +11,7 @@ from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.heads.base import Surroundings, initial_dense
 from adapters_jax.bert.heads.classes import ClassHead
 from adapters_jax.bert.ops import Dense, dropout
-from adapters_jax.types import Array, Batch, Float, Hidden, Key, Logits, Tree
+from adapters_jax.types import Array, Batch, Float, Hidden, Key, Tree
 
 NO_TAG = -1
 """In "tags": a token that has none, such as the further pieces of a word."""
@@ -57,7 +57,7 @@ class TokenClassification(ClassHead):
     def width(self) -> int:
         return 2
 
-    def answers(self, logits: Float[Array, "b t c"], batch: Batch) -> Logits:
+    def answers(self, logits: Float[Array, "b t c"], batch: Batch) -> Float[Array, "b 2"]:
         """[right, tags] of each row."""
         tags, scored = batch["tags"], batch["tags"] != NO_TAG
         right = scored & (jnp.argmax(logits, -1) == tags)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import adapters_jax as aj
-from adapters_jax import testing
+from adapters_jax import fields, testing
+from adapters_jax.bert.heads import HEADS
 from adapters_jax.data.source import as_source
 from adapters_jax.errors import ConfigError
 from train import common
@@ -48,3 +49,28 @@ def test_they_are_stored_with_the_artefact(tmp_path):
 def test_values_that_cannot_be(values):
     with pytest.raises(ConfigError, match="a finite mean and a deviation above 0"):
         aj.Regression(**values)
+
+
+@pytest.mark.parametrize("head", [aj.Classification(num_labels=3, own_pooler=True), aj.Regression(own_pooler=True)])
+def test_a_pooler_of_its_own_beside_the_backbones(head, tmp_path):
+    with jax.numpy_dtype_promotion("standard"):
+        backbone = testing.tiny_backbone(tmp_path / "backbone", TINY)
+        model = aj.Model(TINY, aj.HeadOnly(), head)
+        params = model.init(jax.random.key(0), backbone.params)
+        labels = model.labels(params)
+        assert set(jax.tree.leaves(labels["head"]["pooler"])) == {"head"}
+        assert set(jax.tree.leaves(labels["backbone"]["pooler"])) == {"frozen"}
+        batch = testing.fake_batch(TINY)
+        output = model.apply(params, batch)
+        own = params["head"]["pooler"]
+        expected = jnp.tanh(output.hidden[:, 0] @ own["kernel"] + own["bias"][None])
+        np.testing.assert_allclose(output.pooled, expected, rtol=1e-6)
+        aj.save_adapter(tmp_path / "adapter", model, params, backbone)
+        again, loaded = aj.load_adapter(tmp_path / "adapter", backbone)
+        assert again == model
+        testing.assert_same(loaded["head"], params["head"])
+
+
+def test_heads_of_manifests_before_own_pooler():
+    stored = {key: value for key, value in aj.Classification(num_labels=3).to_dict().items() if key != "own_pooler"}
+    assert fields.build("head", HEADS, stored) == aj.Classification(num_labels=3)
