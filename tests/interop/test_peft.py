@@ -1,132 +1,169 @@
-"""AdaLoRA as peft's files: those that peft wrote give its logits, ours come back bit for bit, others are refused."""
+"""Adapters as peft's folders: those that peft wrote give its outputs, ours come back bit for bit."""
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import adapters_jax as aj
 from adapters_jax import trees
-from adapters_jax.analysis.ranks import of_params
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop import load_peft, save_peft
+from adapters_jax.interop.folders import read_config
+from adapters_jax.interop.peft import KINDS
 from adapters_jax.testing import assert_same
-from parity import peers
-from parity.peft_ours import METHOD, backbone, pruned
+from parity import peft_cases, peft_ours
+
+BOUND = 1e-5
 
 
-@pytest.fixture(scope="module")
-def small() -> aj.Backbone:
-    return backbone()
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "written_there" in metafunc.fixturenames:
+        folder = Path(metafunc.config.getoption("--golden")) / "peft"
+        metafunc.parametrize("written_there", sorted(path.name for path in folder.iterdir()))
 
 
-def test_a_folder_of_peft_gives_its_golden_logits(small, golden: Path):
-    folder = golden / "peft_adalora"
+def test_a_folder_of_peft_gives_its_outputs(written_there: str, golden: Path):
+    folder, small = golden / "peft" / written_there, peft_ours.backbone(pooler="pooler" not in written_there)
     model, params = load_peft(folder, small)
-    assert (model.method.rank, model.method.target_rank, model.method.slots) == (4, 2, ("query", "value", "ffn_in"))
-    left = [rank.left for layers in of_params(params).values() for rank in layers.values()]
-    assert sum(left) == 2 * 2 * 3
-    assert len(set(left)) > 1
-    expected = np.load(folder / "logits.npz")
-    with jax.default_matmul_precision("highest"):
-        for number, batch in enumerate(peers.batches()):
-            found = model.apply(params, batch).logits
-            np.testing.assert_allclose(found, expected[str(number)], atol=1e-5)
-    plain = (
-        aj.Model(model.config, aj.HeadOnly(), model.head).apply(params | {"adapters": {}}, peers.batches()[0]).logits
-    )
-    assert abs(np.asarray(plain) - expected["0"]).max() > 0.01
+    bare = isinstance(model.head, aj.NoHead)
+    assert peft_cases.gap(folder, peft_ours.outputs(written_there, model, params), bare) < BOUND
 
 
-@pytest.fixture
-def written(small, tmp_path: Path) -> Path:
-    save_peft(tmp_path / "peft", *pruned(), small)
-    return tmp_path / "peft"
+def test_what_stands_there_is_far_from_the_plain_backbone(golden: Path):
+    folder, small = golden / "peft" / "lora-bare", peft_ours.backbone()
+    plain = aj.Model(peft_ours.CONFIG, aj.HeadOnly(), aj.NoHead())
+    params = {"backbone": small.params, "adapters": {}, "head": {}}
+    assert peft_cases.gap(folder, peft_ours.outputs("lora-bare", plain, params), True) > 0.1
 
 
-def test_there_and_back(written: Path, small):
-    model, params = pruned()
-    again, loaded = load_peft(written, small)
-    assert again.method == METHOD and again.head.num_labels == model.head.num_labels
+def test_every_kind_is_among_the_stored_ones(golden: Path):
+    stored = {read_config(golden / "peft" / case / "adapter_config.json")["peft_type"] for case in peft_cases.STORED}
+    assert stored == {kind.title for kind in KINDS if kind.read is not None}
+
+
+EXACT = [name for name in peft_ours.CASES if not name.startswith(("adalora", "prefix-", "p_tuning", "lora-regression"))]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_there_and_back_bit_for_bit(name: str, tmp_path: Path):
+    model, params, small = peft_ours.case(name)
+    save_peft(tmp_path, model, params, small)
+    again, loaded = load_peft(tmp_path, small)
+    assert again.head == model.head
+    for part in ("adapters", "head", "backbone"):
+        assert_same(loaded[part], params[part])
+    assert type(again.method) is (aj.LoRA if name.startswith("qlora") else type(model.method))
+    assert again.method.layers == model.method.layers
+    assert again.method.modules(model.config, 1) == model.method.modules(model.config, 1)
+    assert again.method.positions(model.config) == model.method.positions(model.config)
+
+
+@pytest.mark.parametrize(
+    "name", ["prefix-network-texts", "prefix-v2-tokens", "p_tuning-lstm-texts", "p_tuning-mlp-bare"]
+)
+def test_networks_are_evaluated(name: str, tmp_path: Path):
+    model, params, small = peft_ours.case(name)
+    save_peft(tmp_path, model, params, small)
+    again, loaded = load_peft(tmp_path, small)
+    flat, expected = model.flattened(params)
+    assert_same(loaded["adapters"], expected["adapters"])
+    assert again.method.positions(model.config) == flat.method.positions(model.config) == 5
+    assert set(again.method.modules(model.config, 0)) == set(flat.method.modules(model.config, 0))
+
+
+def test_pruned_triplets_of_adalora_are_left_out(tmp_path: Path):
+    model, params, small = peft_ours.case("adalora-texts")
+    save_peft(tmp_path, model, params, small)
+    again, loaded = load_peft(tmp_path, small)
+    assert again.method == peft_ours.ADALORA
     assert_same(loaded["head"], params["head"])
-    for path, leaf in trees.to_layers(params["adapters"]).items():
+    own, found = trees.to_layers(params["adapters"]), trees.to_layers(loaded["adapters"])
+    for path, leaf in own.items():
         place, kind = path.rsplit("/", 1)
-        kept = np.asarray(trees.to_layers(params["adapters"])[f"{place}/e"]) != 0
-        found = trees.to_layers(loaded["adapters"])[path]
-        of = lambda leaf, k=kept, kind=kind: np.asarray(leaf)[k] if kind in "eb" else np.asarray(leaf)[:, k]
-        np.testing.assert_array_equal(of(found), of(leaf), path)
-    tensors = load_file(written / "adapter_model.safetensors")
+        kept = np.asarray(own[f"{place}/e"]) != 0
+        of = lambda each, kept=kept, kind=kind: np.asarray(each)[kept] if kind in "eb" else np.asarray(each)[:, kept]
+        np.testing.assert_array_equal(of(found[path]), of(leaf), path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
     name = "base_model.model.bert.encoder.layer.1.{}.lora_A"
     assert tensors[name.format("attention.self.query")].shape == (0, 64)
     assert tensors[name.format("output.dense")].shape == (2, 128)
 
 
-def test_a_regression_answers_on_the_scale_of_its_labels(small, tmp_path: Path):
-    model, params = pruned()
-    head = aj.Regression(mean=2.5, deviation=1.5)
-    params = params | {"head": {"classifier": {"kernel": np.ones((64, 1), "f4"), "bias": np.ones(1, "f4")}}}
-    save_peft(tmp_path, aj.Model(model.config, model.method, head), params, small)
-    tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert tensors["base_model.model.classifier.bias"].item() == 4.0
-    assert set(tensors["base_model.model.classifier.weight"].ravel()) == {1.5}
+def test_a_regression_answers_on_the_scale_of_its_labels(tmp_path: Path):
+    model, params, small = peft_ours.case("lora-regression")
+    save_peft(tmp_path, model, params, small)
+    kernel, bias = (np.asarray(params["head"]["classifier"][kind]) for kind in ("kernel", "bias"))
+    again, loaded = load_peft(tmp_path, small)
+    assert again.head == aj.Regression()
+    np.testing.assert_array_equal(loaded["head"]["classifier"]["kernel"], kernel * np.float32(1.5))
+    np.testing.assert_array_equal(loaded["head"]["classifier"]["bias"], bias * np.float32(1.5) + np.float32(2.5))
 
 
-def test_other_methods_and_heads_are_not_written(small, tmp_path: Path):
-    model, params = pruned()
-    with pytest.raises(ConfigError, match="method lora: expected adalora"):
-        save_peft(tmp_path, aj.Model(model.config, aj.LoRA(), model.head), params, small)
-    with pytest.raises(ConfigError, match="head masked_lm: expected classification or regression"):
-        save_peft(tmp_path, aj.Model(model.config, model.method, aj.MaskedLM()), params, small)
+def test_a_pooler_that_was_trained_takes_the_place_of_the_backbones(golden: Path):
+    folder, small = golden / "peft" / "lora-pooler", peft_ours.backbone()
+    model, params = load_peft(folder, small)
+    assert model.head == aj.Classification(num_labels=3, own_pooler=True)
+    assert peft_cases.gap(folder, peft_ours.outputs("lora-pooler", model, params), False) < BOUND
 
 
-def changed(folder: Path, **options) -> None:
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | options))
+def test_labels_are_named_by_the_caller(golden: Path):
+    folder, small = golden / "peft", peft_ours.backbone()
+    names = ("no", "maybe", "yes")
+    assert load_peft(folder / "lora-texts", small, labels=names)[0].head.labels == names
+    assert load_peft(folder / "lora-tokens", small)[0].head.labels == ("0", "1", "2")
+    with pytest.raises(ConfigError, match="labels: expected 3 names, one for each class, got 2"):
+        load_peft(folder / "lora-texts", small, labels=names[:2])
+    with pytest.raises(ConfigError, match="labels: expected no names, one for each class, got 3"):
+        load_peft(folder / "lora-bare", small, labels=names)
 
 
-CONFIGS = {
-    "another method": (dict(peft_type="LORA"), "expected an adapter of peft's ADALORA, got LORA"),
-    "an option": (dict(use_rslora=True), "expected use_rslora False, got True, which we lack"),
-    "a rank": (dict(init_r=3), "rank_pattern of .*: expected 3 values, got 4"),
-    "a huge rank": (dict(init_r=10**9), "method.rank: expected at most the backbone's width 64"),
-    "no length": (dict(total_step=0), "adapter_config.json: .*division by zero"),
-    "a text": (dict(lora_alpha="many"), "adapter_config.json: "),
-    "a pattern": (dict(rank_pattern=[1, 2]), "expected a rank_pattern of lists"),
-    "no pattern": (dict(rank_pattern=None), "expected lora_A, lora_E, lora_B of rank 4, got"),
+def test_the_default_of_peft_scales_the_values_twice(golden: Path):
+    tensors = load_file(golden / "peft" / "ia3-texts" / "adapter_model.safetensors")
+    name = "base_model.model.bert.encoder.layer.1.attention.{}.ia3_l"
+    expected = tensors[name.format("self.value")].ravel() * tensors[name.format("output.dense")].ravel()
+    _, params = load_peft(golden / "peft" / "ia3-texts", peft_ours.backbone())
+    np.testing.assert_array_equal(params["adapters"]["encoder"]["value"]["scale"][1], expected)
+
+
+REFUSED = {
+    "another method": (aj.Houlsby(bottleneck=4), aj.NoHead(), "method houlsby: peft has no counterpart"),
+    "another head": (aj.LoRA(), aj.MaskedLM(), "head masked_lm: another head: .* expected classification"),
+    "positions from 0": (
+        aj.Prefix(5, bottleneck=0),
+        aj.NoHead(),
+        r"method prefix: positions that start at 0 .*--method",
+    ),
+    "chosen layers": (aj.PTuningV2(5, layers=(0,)), aj.NoHead(), "method p_tuning_v2: chosen layers: "),
+    "after the LayerNorm": (aj.Prompt(5, insertion="encoder"), aj.NoHead(), "rows after the embeddings' LayerNorm"),
+    "the true [CLS]": (
+        aj.Prompt(5),
+        aj.Classification(3),
+        "reads the true .CLS. .read cls.: peft's reads the prompt's",
+    ),
+    "P-tuning's": (aj.PTuning(5), aj.Regression(), "method p_tuning: a classifier of texts that reads the true .CLS."),
+    "the prompt for [CLS]": (
+        aj.Prompt(5, read="first"),
+        aj.TokenClassification(3),
+        "another head that reads the prompt",
+    ),
+    "an ensemble": (aj.Prompt(5, ensemble=2), aj.NoHead(), "method prompt: an ensemble: peft has one prompt"),
 }
 
 
-@pytest.mark.parametrize("options, message", CONFIGS.values(), ids=CONFIGS)
-def test_a_config_that_does_not_fit_is_refused(options, message, written: Path, small):
-    changed(written, **options)
-    with pytest.raises(AdapterError, match=message):
-        load_peft(written, small)
+@pytest.mark.parametrize("method, head, message", REFUSED.values(), ids=REFUSED)
+def test_what_peft_has_no_equal_for_is_not_written(method, head, message, tmp_path: Path):
+    with pytest.raises(ConfigError, match=message):
+        save_peft(tmp_path / "out", aj.Model(peft_ours.CONFIG, method, head), {}, peft_ours.backbone())
+    assert not (tmp_path / "out").exists()
 
 
-def test_tensors_that_do_not_fit_are_refused(written: Path, small):
-    file = written / "adapter_model.safetensors"
-    whole = load_file(file)
-    query = "base_model.model.bert.encoder.layer.1.output.dense.lora_A"
-    cases = {
-        "unexpected strange": whole | {"strange": np.zeros(1, "f4")},
-        "missing base_model.model.classifier.bias": {k: v for k, v in whole.items() if not k.endswith("bias")},
-        "expected lora_A, lora_E, lora_B of rank 2": {k: v for k, v in whole.items() if k != query},
-        "expected finite values": whole | {query: np.full((2, 128), np.nan, "f4")},
-        r"ffn_out/a is float32\[127, 4\], expected float32\[128, 4\]": whole | {query: np.zeros((2, 127), "f4")},
-        "expected changes of the same dense layers": {
-            k.replace("layer.1.output.dense", "layer.0.output.dense"): v for k, v in whole.items()
-        },
-    }
-    for message, tensors in cases.items():
-        save_file(tensors, file)
-        with pytest.raises(AdapterError, match=message):
-            load_peft(written, small)
-    file.write_bytes(file.read_bytes()[:-7])
-    with pytest.raises(AdapterError, match="expected a safetensors file"):
-        load_peft(written, small)
-    (written / "adapter_config.json").unlink()
-    with pytest.raises(AdapterError, match="adapter_config.json: expected a file"):
-        load_peft(written, small)
+def test_a_frozen_leaf_that_was_changed_is_not_left_out_silently(tmp_path: Path):
+    model, params, small = peft_ours.case("lora-bare")
+    changed = params | {"backbone": jax.tree.map(lambda leaf: leaf + 1, params["backbone"])}
+    with pytest.raises(AdapterError, match="not saved, backbone/.* differs from the backbone's"):
+        save_peft(tmp_path, model, changed, small)
+    with pytest.raises(AdapterError, match="not saved, expected the model's own params"):
+        save_peft(tmp_path, model, params | {"adapters": {}}, small)
