@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from adapters_jax.artefact import load_adapter, save_adapter
+    from adapters_jax.artefact import save_adapter
     from adapters_jax.bert.backbone import Backbone, load_backbone
     from adapters_jax.bert.config import BertConfig
     from adapters_jax.bert.heads import (
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TokenClassification,
     )
     from adapters_jax.errors import AdaptersJaxError
+    from adapters_jax.interop.sources import load_adapter
     from adapters_jax.methods import (
         IA3,
         MAM,
@@ -115,7 +116,7 @@ _HOMES = {
     "fit": "training.fit",
     "freeze": "optim",
     "join": "trees",
-    "load_adapter": "artefact",
+    "load_adapter": "interop.sources",
     "load_backbone": "bert.backbone",
     "save_adapter": "artefact",
     "split": "trees",

@@ -164,7 +164,7 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
       ConfigError: an unknown name, a missing value, or one of the wrong type; and what the dataclass itself raises.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls)}
+    fields = {f.name.rstrip("_").replace("_", "-"): f for f in dataclasses.fields(cls)}  # from_: a Python keyword
     kinds = {name: _strip_none(hints[f.name]) for name, f in fields.items()}
     for g in given.values():
         if g.name.removeprefix(prefix) not in kinds:
@@ -191,7 +191,7 @@ def fill(cls: type, given: dict[str, Given], prefix: str = "") -> Any:
     except SystemExit:
         for g, own in tokens.items():
             field = fields[g.name.removeprefix(prefix)]
-            if not _parses(field, hints[field.name], own):
+            if not _parses(field, typing.get_type_hints(cls, include_extras=True)[field.name], own):
                 expected = _describe(kinds[g.name.removeprefix(prefix)])
                 got = "nothing" if g.value is None else repr(g.value)
                 raise ConfigError(f"{g.place}: expected {expected}, got {got}") from None

@@ -156,10 +156,14 @@ class Flags(Training, Glue):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A resolved job: every flag explicit, and the method that `--method.*` filled."""
+    """A resolved job: every flag explicit, and the method that `--method.*` filled.
+
+    `command` is what was typed, for the manifest; () where the job was started otherwise.
+    """
 
     flags: Any
     method: Any
+    command: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -285,7 +289,9 @@ def start(
     # Else transformers tells everybody that there is no torch, which is as it should be.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     with one_line_errors():
+        argv = list(sys.argv[1:] if argv is None else argv)
         config = resolve(parse(argv, f"python -m {module}", (doc or "").splitlines()[0], cls))
+        config = dataclasses.replace(config, command=("python", "-m", module, *argv))
         join(config.flags)
         run(config)
 

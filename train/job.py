@@ -203,6 +203,7 @@ def save(folder: Path, outcome: Outcome, notes: Mapping[str, Any]) -> None:
             **work.extra,
             "eval_rows": flags.eval_rows,
             "eval_batch_size": flags.eval_batch_size,
+            "command": list(outcome.config.command),
             **notes,
         },
     )

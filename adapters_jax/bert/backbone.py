@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from adapters_jax import hub
 from adapters_jax.bert import quant
 from adapters_jax.bert.assembly import Place
 from adapters_jax.bert.config import BertConfig
@@ -162,8 +163,9 @@ def weight_files(folder: Path) -> list[Path]:
             raise BackboneError(f"{index}: names files that are not there: {', '.join(missing)}")
         return [folder / name for name in names]
     pickled = sorted(path.name for path in folder.glob("*.bin"))
-    reason = f"; {', '.join(pickled)} is a pickle, which can run code: save it as safetensors first" if pickled else ""
-    raise BackboneError(f"{folder}: expected model.safetensors, found none{reason}")
+    reason = f"; {', '.join(pickled)} is a pickle, which can run code: ask its author for safetensors, or if you trust "
+    reason += f"the file: adapters-jax convert --from={folder} --allow-pickle"
+    raise BackboneError(f"{folder}: expected model.safetensors, found none{reason if pickled else ''}")
 
 
 def _auto_tokenizer() -> Any:
@@ -194,27 +196,5 @@ def _installed_minilm() -> Path:
 
 
 def _fetched(name: str, revision: str | None) -> tuple[Path, str | None]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    fix = "; or give a local folder with config.json, model.safetensors and tokenizer.json"
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
-    except HFValidationError as error:
-        raise BackboneError(f"backbone {name!r}: neither a folder, nor a hub id, nor minilm{fix}") from error
-    except RevisionNotFoundError as error:
-        raise BackboneError(f"backbone {name}: the hub has no revision {revision!r}{fix}") from error
-    except RepositoryNotFoundError as error:
-        raise BackboneError(f"backbone {name}: not on the hub, or not open to you{fix}") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BackboneError(
-            f"backbone {name}: the hub cannot be reached and no copy is cached ({reason}){fix}"
-        ) from error
-    return folder, folder.name
+    fix = "; or give a local folder with config.json, model.safetensors and tokenizer.json, or minilm"
+    return hub.fetch(name, revision, HUB_FILES, BackboneError, f"backbone {name}", fix)

@@ -1,4 +1,4 @@
-"""`adapters-jax predict|evaluate|prune|inspect`: what people do with artefacts."""
+"""`adapters-jax predict|evaluate|prune|inspect|convert`: what people do with artefacts."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters_jax.cli.convert import Convert, convert
 from adapters_jax.cli.evaluate import Evaluate, Prune, evaluate, prune
 from adapters_jax.cli.predict import Predict, predict
 from adapters_jax.errors import ConfigError, unknown
@@ -71,6 +72,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "evaluate": (Evaluate, evaluate),
     "prune": (Prune, prune),
     "inspect": (Inspect, inspect),
+    "convert": (Convert, convert),
 }
 
 

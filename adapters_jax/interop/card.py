@@ -1,0 +1,127 @@
+"""The model card (README.md) of an adapter on the hub, made of what its manifest holds and of nothing else."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LIBRARIES = {"native": "adapters_jax", "peft": "peft", "adapterhub": "adapter-transformers", "hf": "transformers"}
+"""What wrote a folder -> the hub's name of the library that loads it."""
+
+PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "masked_lm": "fill-mask",
+}
+"""Head -> the hub's name of its task."""
+
+UNKNOWN = "unknown"
+"""The hub's word for a licence that nobody named."""
+
+
+def render(content: Mapping[str, Any], kind: str, repo: str | None, license: str = UNKNOWN) -> str:
+    """The card, its YAML header first.
+
+    Args:
+        content: of a manifest, or as much of it as is known.
+        kind: the form of the folder: a key of LIBRARIES.
+        repo: user/name; None: it is not known yet.
+        license: the hub's identifier of one, such as apache-2.0.
+    """
+    method, head, backbone = content["method"], content["head"], content["backbone"]
+    name, base = repo or "user/name", str(backbone.get("name"))
+    title = f"{method['name']} on {Path(base).name}" + (f" for {content['task']}" if content.get("task") else "")
+    parts = [
+        f"---\n{_header(content, kind, license)}---",
+        f"# {title}",
+        f"Trained with adapters_jax: the adapter alone, for the backbone {_code(Path(base).name)}."
+        if kind != "hf"
+        else "Trained with adapters_jax and folded into the backbone's weights: a plain BERT.",
+        "## Use",
+        f"```python\n{_usage(kind, name, base)}\n```",
+        "## Method",
+        _table(("hyper-parameter", "value"), {"method": method["name"]} | _fields(method)),
+        "## Head",
+        _table(("field", "value"), {"head": head["name"]} | _fields(head)),
+        "## Data and scores",
+        _table(("", ""), _facts(content)) if _facts(content) else "Not recorded.",
+    ]
+    scores = content.get("scores") or {}
+    if scores:
+        parts.append(
+            _table(("score on the dev set", "fraction"), {key: f"{scores[key]:.4f}" for key in sorted(scores)})
+        )
+    command = content.get("extra", {}).get("command")
+    parts += ["## Command", f"```bash\n{_command(command)}\n```" if command else "Not recorded."]
+    versions = content.get("versions") or {}
+    parts += ["## Versions", ", ".join(f"{key} {version}" for key, version in versions.items()) or "Not recorded."]
+    parts += ["## Licence", license if license != UNKNOWN else "Not named by its author."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(content: Mapping[str, Any], kind: str, license: str) -> str:
+    base, task = str(content["backbone"].get("name")), content.get("task")
+    header: dict[str, Any] = {"license": license, "library_name": LIBRARIES[kind]}
+    if _is_hub_name(base):
+        header |= {"base_model": base} | ({} if kind == "hf" else {"base_model_relation": "adapter"})
+    if content["head"]["name"] in PIPELINES:
+        header["pipeline_tag"] = PIPELINES[content["head"]["name"]]
+    tags = ["adapters_jax", "adapter", str(content["method"]["name"]), "bert", *([str(task)] if task else [])]
+    return yaml.safe_dump(header | {"tags": list(dict.fromkeys(tags))}, sort_keys=False, allow_unicode=True)
+
+
+def _is_hub_name(name: str) -> bool:
+    """Whether the name is one of the hub's; "minilm" is a package's, and paths are nobody else's."""
+    return (
+        name != "minilm" and not Path(name).exists() and name.count("/") <= 1 and not name.startswith(("/", ".", "~"))
+    )
+
+
+def _usage(kind: str, repo: str, base: str) -> str:
+    if kind == "hf":
+        return f'import transformers\n\nmodel = transformers.AutoModel.from_pretrained("{repo}")'
+    name = base if _is_hub_name(base) or base == "minilm" else "path/to/the/backbone"
+    return (
+        "import adapters_jax as aj\n\n"
+        f"backbone = aj.load_backbone({name!r})\n"
+        f'model, params = aj.load_adapter("hf:{repo}", backbone)\n'
+        'print(aj.Predictor(model, params, backbone)(["a text"]))'
+    )
+
+
+def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    summary = content.get("summary") or {}
+    facts = {key: content.get(key) for key in ("task", "data", "max_length", "seed")}
+    facts |= {
+        "backbone's fingerprint": content["backbone"].get("fingerprint"),
+        "backbone's revision": content["backbone"].get("revision"),
+        "trained parameters": f"{summary['trained']:,}" if "trained" in summary else None,
+        "share of the backbone": f"{summary['share']:.3%}" if "share" in summary else None,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _fields(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stored.items() if key != "name"}
+
+
+def _table(titles: tuple[str, str], rows: Mapping[str, Any]) -> str:
+    lines = [f"| {titles[0]} | {titles[1]} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items())])
+
+
+def _cell(value: Any) -> str:
+    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(shown.split()).replace("|", "\\|") or "-"
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'") + "`"
+
+
+def _command(command: Any) -> str:
+    text = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+    return " ".join(text.split()).replace("```", "'''")
