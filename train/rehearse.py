@@ -73,7 +73,7 @@ def run(config: flags.Config) -> None:
     backbone = weights.abstract(bert, dtype=f.dtype)
     if f.quantize not in (None, "none"):
         backbone = quant.abstract(backbone, f.quantize)
-    found = rehearse(model, backbone, flags.settings(f), layout, "rbg")
+    found = rehearse(model, backbone, flags.settings(f), layout, "rbg", f.slices)
     print(roofline.report(found, f.topology, f.slices))
     if not all(roofline.fits(program, chip) for program in (found.train, found.evaluation)):
         raise SystemExit(1)

@@ -23,6 +23,7 @@ class Collective:
         devices: that take part in it together.
         bytes: of what one device has of it when it is whole: the sum, the gathered array, what is scattered.
         times: per run of the program; within a loop, once a turn.
+        slices: of a pod, among which the devices are divided evenly.
     """
 
     kind: str
@@ -30,29 +31,31 @@ class Collective:
     devices: int
     bytes: int
     times: int
+    slices: int = 1
 
-    def sent(self, slices: int = 1) -> tuple[float, float]:
+    @property
+    def sent(self) -> tuple[float, float]:
         """Bytes that each device sends in a run of the program (within its slice, to others), by the ring algorithms.
 
-        Args:
-            slices: among which the devices are divided evenly: what all of a slice have is exchanged with another one
-                share by share, each device sending its own.
+        What all of a slice have is exchanged with others share by share, each device sending its own.
         """
         size = float(self.bytes * self.times)
         if self.kind == "collective-permute":
-            return (size, 0.0) if slices == 1 else (0.0, size)
-        passes, inside = 2 if self.kind == "all-reduce" else 1, self.devices // slices
+            return (size, 0.0) if self.slices == 1 else (0.0, size)
+        passes, inside = 2 if self.kind == "all-reduce" else 1, self.devices // self.slices
         share = lambda parts: passes * (parts - 1) / parts
-        return share(inside) * size, share(slices) * size / inside
+        return share(inside) * size, share(self.slices) * size / inside
 
 
-def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
+def collectives(text: str, mesh: Mapping[str, int], slices: int = 1) -> list[Collective]:
     """All exchanges of a program, the largest first.
 
     Args:
         text: `compiled.as_text()`.
         mesh: axis -> size, in the order of the mesh.
+        slices: of the pod; each holds a part of the first axis.
     """
+    devices = math.prod(mesh.values())
     parts = dict(_computations(text))
     entry = next(name for name, (first, _) in parts.items() if first.startswith("ENTRY"))
     found: dict[Any, Collective] = {}
@@ -64,7 +67,7 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
         kind = operation.removesuffix("-start")
         if kind not in KINDS or operation == f"{kind}-done":
             continue
-        groups = _groups(rest, math.prod(mesh.values()))
+        groups = _groups(rest, devices)
         axes = tuple(axis for axis in mesh if any(axis in _axes(group, mesh) for group in groups))
         if not axes:  # sends nothing
             continue
@@ -75,7 +78,8 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
         channel, origin = re.search(r"channel_id=(\d+)", rest), re.search(r'op_name="([^"]*)"', rest)
         key = (kind, channel[1] if channel else name, origin[1] if origin else "", size)
         if key not in found or found[key].times < times:
-            found[key] = Collective(kind, axes, len(groups[0]), size, times)
+            spanned = max(len({device * slices // devices for device in group}) for group in groups)
+            found[key] = Collective(kind, axes, len(groups[0]), size, times, spanned)
     return sorted(found.values(), key=lambda one: -one.bytes * one.times)
 
 

@@ -49,25 +49,23 @@ def chip_of(topology: str) -> tuple[str, Chip]:
     return name, CHIPS[name]
 
 
-def bounds(program: Any, devices: int, chip: Chip, slices: int = 1) -> dict[str, float]:
+def bounds(program: Any, devices: int, chip: Chip) -> dict[str, float]:
     """Seconds that a program needs at least, by what could bound it: "compute", "memory", "links", "network".
 
     memory: leaves as often as they are read or written, activations written and read once.
-    links, network: bytes of the ring algorithms; along the data axis, what is left to exchange between slices.
+    links, network: bytes of the ring algorithms within a slice and between slices.
 
     Args:
         program: a `rehearsal.Program`.
         devices: of the mesh.
         chip: what they are.
-        slices: that the data axis goes over.
     """
-    sent = [one.sent(slices if "data" in one.axes else 1) for one in program.collectives]
-    found = {
+    return {
         "compute": program.flops / devices / chip.flops,
         "memory": (program.touched + 2 * program.temporary) / chip.bandwidth,
-        "links": sum(inside for inside, _ in sent) / chip.links,
+        "links": sum(one.sent[0] for one in program.collectives) / chip.links,
+        "network": sum(one.sent[1] for one in program.collectives) / chip.network,
     }
-    return found | ({"network": sum(between for _, between in sent) / chip.network} if slices > 1 else {})
 
 
 def fits(program: Any, chip: Chip) -> bool:
@@ -101,9 +99,9 @@ def report(found: Any, topology: str, slices: int = 1) -> str:
         ]
         for (kind, axes), (times, size) in by_axis(program.collectives).items():
             lines.append(f"  {kind} along {axes}: {times} a step, {mega(size)}")
-        each = bounds(program, devices, chip, slices)
+        each = bounds(program, devices, chip)
         longest = max(each, key=lambda bound: each[bound])
-        shown = ", ".join(f"{bound} {seconds * 1e3:.2f} ms" for bound, seconds in each.items())
+        shown = ", ".join(f"{bound} {each[bound] * 1e3:.2f} ms" for bound in each if bound != "network" or slices > 1)
         lines.append(
             f"  at least {each[longest] * 1e3:.2f} ms, bound by {longest} ({shown}): at most "
             f"{program.rows / each[longest]:,.0f} rows/s"

@@ -74,7 +74,7 @@ class Rehearsal:
     held: dict[str, int]
 
 
-def rehearse(model: Any, backbone: Tree, settings: Settings, layout: Layout, impl: str) -> Rehearsal:
+def rehearse(model: Any, backbone: Tree, settings: Settings, layout: Layout, impl: str, slices: int = 1) -> Rehearsal:
     """Compiles what `fit` would run, ahead of time and without arrays.
 
     Args:
@@ -83,6 +83,7 @@ def rehearse(model: Any, backbone: Tree, settings: Settings, layout: Layout, imp
         settings: of the run; batches are of `max_length` tokens.
         layout: on the devices, or on a description of them (`jax.experimental.topologies`).
         impl: the generator of dropout's keys on these devices, see `prng.IMPLEMENTATIONS`.
+        slices: of the pod.
 
     Raises:
         ConfigError: batches that the mesh cannot split, a layout that does not fit the leaves.
@@ -108,7 +109,7 @@ def rehearse(model: Any, backbone: Tree, settings: Settings, layout: Layout, imp
         "loaded": _loaded(backbone, trained, layout),
     }
     leaves = held["weights"] + held["trained"]
-    compiled = functools.partial(_compiled, mesh=dict(layout.mesh.shape), length=settings.max_length)
+    compiled = functools.partial(_compiled, mesh=dict(layout.mesh.shape), slices=slices, length=settings.max_length)
     train = compiled(
         train_program(step, state, layout),
         step,
@@ -153,7 +154,15 @@ def _batch(model: Any, rows: int, length: int, layout: Layout) -> dict[str, Any]
 
 
 def _compiled(
-    program: Any, function: Any, args: tuple, *, mesh: dict[str, int], length: int, beside: int, touched: int
+    program: Any,
+    function: Any,
+    args: tuple,
+    *,
+    mesh: dict[str, int],
+    slices: int,
+    length: int,
+    beside: int,
+    touched: int,
 ) -> Program:
     """`beside`: bytes of each device that are none of the program's arguments."""
     flops = matmul_flops(function, *args)
@@ -170,7 +179,7 @@ def _compiled(
     memory = compiled.memory_analysis()
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = arguments + memory.temp_size_in_bytes + beside
-    sent = tuple(collectives(compiled.as_text(), mesh))
+    sent = tuple(collectives(compiled.as_text(), mesh, slices))
     return Program(rows, length, flops, peak, memory.temp_size_in_bytes, touched, sent, seconds)
 
 

@@ -78,9 +78,11 @@ def test_groups_loops_and_tuples():
         Collective("all-reduce", ("data", "fsdp", "model"), 8, 16, 1),
     ]
     assert by_axis(found)["all-reduce", "data+fsdp"] == (12, 1536)
-    assert found[0].sent() == (2 * 3 / 4 * 1536, 0)
+    assert found[0].sent == (2 * 3 / 4 * 1536, 0)
     # Two slices: reduced within each, halves exchanged, gathered within each.
-    assert found[0].sent(2) == (2 * 1 / 2 * 1536, 2 * 1 / 2 * 1536 / 2)
+    two = collectives(CPU, MESH, slices=2)
+    assert [one.slices for one in two] == [2, 1, 2]
+    assert two[0].sent == (2 * 1 / 2 * 1536, 2 * 1 / 2 * 1536 / 2)
 
 
 def test_pieces_of_one_exchange_count_once():
@@ -138,10 +140,11 @@ def test_products_are_counted_as_often_as_they_happen():
 
 def test_what_bounds_a_step():
     chip = Chip(memory=100, flops=10.0, bandwidth=100.0, links=20.0, network=5.0)
-    sent = (Collective("all-reduce", ("data",), 4, 1000, 1), Collective("all-gather", ("fsdp",), 4, 1000, 2))
+    one, other = Collective("all-reduce", ("data",), 4, 1000, 1), Collective("all-gather", ("fsdp",), 4, 1000, 2)
+    sent = (one, other)
     program = Program(8, 8, flops=800, peak=90, temporary=150, touched=700, collectives=sent, seconds=0.0)
-    assert bounds(program, 8, chip) == {"compute": 10.0, "memory": 10.0, "links": (1500 + 1500) / 20}
-    over = bounds(program, 8, chip, slices=2)
+    assert bounds(program, 8, chip) == {"compute": 10, "memory": 10, "links": (1500 + 1500) / 20, "network": 0}
+    over = bounds(dataclasses.replace(program, collectives=(dataclasses.replace(one, slices=2), other)), 8, chip)
     assert (over["links"], over["network"]) == ((1000 + 1500) / 20, 500 / 5)
     assert fits(program, chip) and not fits(dataclasses.replace(program, peak=101), chip)
     with pytest.raises(ConfigError, match="unknown chip 'v9'"):
