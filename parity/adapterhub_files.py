@@ -102,8 +102,6 @@ SETUPS: dict[str, tuple[type, Callable[[], Configs]]] = {
     ),
 }
 HEADS = ("two", "pooled", "tagging", "none")
-FULL_ROWS = ("unipelt",)
-"""Cases on rows without padding, which the means of UniPELT's gates count in."""
 LABELS = {"two": ("no", "maybe", "yes"), "pooled": None, "tagging": ("O", "B", "I")}
 
 
@@ -131,10 +129,10 @@ def draw(made: torch.nn.Module) -> torch.nn.Module:
     return made.eval()
 
 
-def answers(made: Any, head: str, full_rows: bool = False, kept: int = KEPT) -> Iterator[tuple[int, np.ndarray]]:
+def answers(made: Any, head: str, kept: int = KEPT) -> Iterator[tuple[int, np.ndarray]]:
     """Of each batch: logits, or states, without the rows of prompts."""
     made.active_head = None if head == "none" else head
-    for number, batch in enumerate(peers.batches(full_rows)[:BATCHES]):
+    for number, batch in enumerate(peers.batches()[:BATCHES]):
         with torch.no_grad():
             out = made(**inputs(batch))
         found = array(out.last_hidden_state[..., :kept] if head == "none" else out.logits)
@@ -210,7 +208,7 @@ def write(folder: Path) -> int:
             draw(made).save_adapter_setup(str(place), kind(*names), head_setup="two", use_safetensors=True)
         read_back = again(place)
         for head in HEADS:
-            own = answers(read_back, head, case in FULL_ROWS)
+            own = answers(read_back, head)
             kept |= {f"{case}/{head}/{number}": found for number, found in own}
         print(f"{case}: written by adapters {adapters.__version__}")
     (folder / "heads").mkdir(exist_ok=True)
@@ -242,7 +240,7 @@ def read(folder: Path) -> int:
         expected = dict(np.load(place / "logits.npz"))
         made = again(place)
         heads = [name for name in made.heads if name not in LABELS]
-        found = answers(made, heads[0] if heads else "none", bool(expected.pop("full_rows")), kept=10**6)
+        found = answers(made, heads[0] if heads else "none", kept=10**6)
         gaps = [abs(own - expected[str(number)]).max() for number, own in found if str(number) in expected]
         worst[place.name] = float(max(gaps))
     wrong = {name: gap for name, gap in worst.items() if not gap <= BOUND}

@@ -42,8 +42,8 @@ METHODS: dict[str, Callable[[], aj.Method]] = {
     "prefix-flat": lambda: aj.Prefix(length=3, bottleneck=0, layers=(0,)),
     "prompt": lambda: aj.Prompt(length=3, insertion="encoder"),
     "mam": lambda: aj.MAM(length=3, prefix_bottleneck=4, bottleneck=4),
-    "unipelt": lambda: aj.UniPELT(length=3, prefix_bottleneck=4, reduction_factor=16.0, rank=2),
-    "unipelt-flat": lambda: aj.UniPELT(length=3, prefix_bottleneck=0, reduction_factor=16.0, rank=2),
+    "unipelt": lambda: aj.UniPELT(length=3, prefix_bottleneck=4, reduction_factor=16.0, rank=2, gate_padding=True),
+    "unipelt-flat": lambda: aj.UniPELT(length=3, prefix_bottleneck=0, reduction_factor=16.0, rank=2, gate_padding=True),
     "compose": lambda: aj.compose(
         aj.LoRA(rank=2, layers=(1,)),
         aj.Parallel(bottleneck=4, slots=("ffn_merge",)),
@@ -71,9 +71,6 @@ HEADS: dict[str, Callable[[], Head]] = {
 }
 TEXTS = ("own", "pooled", "regression")
 """Heads on the first row."""
-
-FULL_ROWS = ("unipelt", "unipelt-flat")
-"""Methods on rows without padding, which the means of the library's gates count in."""
 
 
 @functools.cache
@@ -103,14 +100,12 @@ def build(method: str, head: str) -> tuple[aj.Model, Tree]:
     return model, {"backbone": backbone().params} | trees.from_layers(flat, like)
 
 
-def answers(
-    model: aj.Model, params: Tree, full_rows: bool = False, batches: Sequence[int] = (1,)
-) -> dict[str, np.ndarray]:
+def answers(model: aj.Model, params: Tree, batches: Sequence[int] = (1,)) -> dict[str, np.ndarray]:
     """Of the batches that are compared: logits, on the labels' scale, or the states of a bare encoder."""
     found, apply = {}, jax.jit(model.apply)
     with jax.default_matmul_precision("highest"):
         for number in batches:
-            output = apply(params, peers.batches(full_rows)[number])
+            output = apply(params, peers.batches()[number])
             logits = np.asarray(output.hidden if isinstance(model.head, NoHead) else output.logits)
             is_score = isinstance(model.head, aj.Regression)
             found[str(number)] = model.head.predictions(logits)[:, None] if is_score else logits
@@ -128,8 +123,7 @@ def main() -> None:
     for name, (method, head) in cases().items():
         model, params = build(method, head)
         save_adapterhub(top / name, model, params, backbone(), name="task")
-        full_rows = method in FULL_ROWS
-        np.savez(top / name / "logits.npz", full_rows=full_rows, **answers(model, params, full_rows))
+        np.savez(top / name / "logits.npz", **answers(model, params))
     print(f"{top}: {len(cases())} folders written for adapters")
 
 

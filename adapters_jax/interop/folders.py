@@ -28,11 +28,21 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_CONFIG:
         raise AdapterError(f"{path}: expected a file of at most {MAX_CONFIG} bytes, found none")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: expected readable JSON, {manifest.one_line(error)}") from None
     if not isinstance(found, dict):
         raise AdapterError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that it has twice, readers would take one or the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise ValueError(f"expected each key once, got {twice!r:.60} twice")
     return found
 
 

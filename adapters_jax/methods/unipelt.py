@@ -14,8 +14,8 @@ projection's input for LoRA, one gate for each matrix; LoRA's takes the place of
             /lora/encoder/3/query/{a, b, gate}                 and value
 
 Parameters: 11,083,376 on BERT-base, 29,806,688 on BERT-large. Source: adapter-hub/adapters, `unipelt`, whose mean
-counts the padding; here it does not, so that padding changes nothing. Gates' weights start at N(0, 0.02^2), their bias
-at 0.
+counts the padding; here it does not, so that padding changes nothing, unless `gate_padding` says so. Gates' weights
+start at N(0, 0.02^2), their bias at 0.
 """
 
 import dataclasses
@@ -39,11 +39,15 @@ from adapters_jax.types import Array, Float, Hidden, Key, Mask, Tree
 
 
 class Gate(nn.Module):
-    """x [b t d] -> one number in (0, 1) for each row, [b 1 1]."""
+    """x [b t d] -> one number in (0, 1) for each row, [b 1 1]; `padding`: the mean is over padding too."""
+
+    padding: bool = False
 
     @nn.compact
     def __call__(self, x: Hidden, ctx: Context) -> Float[Array, "b 1 1"]:
         one = nn.Dense(1, dtype=x.dtype, kernel_init=nn.initializers.normal(0.02), name="gate")
+        if self.padding:
+            return jax.nn.sigmoid(one(x)).mean(axis=1, keepdims=True)
         # Rows that prompts put in front of the tokens count as tokens.
         front = x.shape[1] - ctx.mask.shape[1]
         seen = jnp.pad(ctx.mask, ((0, 0), (front, 0)), constant_values=True)[..., None].astype(x.dtype)
@@ -55,9 +59,10 @@ class Gated(nn.Module):
     """A module behind a gate, whose leaves stand beside its own."""
 
     inner: nn.Module
+    padding: bool = False
 
     def setup(self) -> None:
-        self.open = Gate()
+        self.open = Gate(self.padding)
         nn.share_scope(self, self.inner)
         nn.share_scope(self, self.open)
 
@@ -102,6 +107,7 @@ class GatedPart(Method):
     """A part with a gate in each of its slots; its own leaves keep their names."""
 
     part: Method
+    padding: bool = False
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -115,7 +121,8 @@ class GatedPart(Method):
         self.part.check(config)
 
     def modules(self, config: BertConfig, segment: int) -> Modules:
-        return {slot: GATED[slot](module) for slot, module in self.part.modules(config, segment).items()}
+        own = self.part.modules(config, segment)
+        return {slot: GATED[slot](module, self.padding) for slot, module in own.items()}
 
     def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
         own = self.part.initialise(key, config, backbone)
@@ -137,7 +144,7 @@ class GatedPart(Method):
 
     def flattened(self, adapters: Tree, config: BertConfig) -> tuple[Method, Tree]:
         part, _ = self.part.flattened(adapters, config)
-        return GatedPart(part), self.expand(adapters, None, config)
+        return GatedPart(part, self.padding), self.expand(adapters, None, config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +156,8 @@ class UniPELT(Composed):
         prefix_bottleneck: the width of the network that makes the prefixes; 0 trains them themselves.
         reduction_factor: of the adapter, m = d / reduction_factor.
         rank: of LoRA.
+        gate_padding: the gates' means are over padding too, as AdapterHub has it: answers then depend on how far rows
+            are padded. For adapters that were trained there.
     """
 
     name: ClassVar[str] = "unipelt"
@@ -157,6 +166,7 @@ class UniPELT(Composed):
     prefix_bottleneck: int = 512
     reduction_factor: float = 16.0
     rank: int = 8
+    gate_padding: bool = False
 
     def __post_init__(self) -> None:
         checks.whole("prefix_bottleneck", self.prefix_bottleneck, least=0)
@@ -172,7 +182,7 @@ class UniPELT(Composed):
             Pfeiffer(reduction_factor=self.reduction_factor),
             LoRA(rank=self.rank, alpha=float(self.rank)),
         )
-        return tuple(GatedPart(part) for part in parts)
+        return tuple(GatedPart(part, self.gate_padding) for part in parts)
 
     def of_flat(self, parts: tuple[Method, ...]) -> "UniPELT":
         return dataclasses.replace(self, prefix_bottleneck=0)

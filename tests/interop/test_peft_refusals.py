@@ -175,3 +175,11 @@ SLOW = (
 def test_only_quick_expressions_are_matched():
     assert all(patterns.cost(pattern) <= patterns.MOST for pattern in QUICK)
     assert all(patterns.cost(pattern) > patterns.MOST for pattern in SLOW)
+
+
+def test_a_key_that_stands_twice(copied):
+    folder = copied("lora-texts")
+    text = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(text[:-1] + ', "r": 4}')
+    with pytest.raises(AdapterError, match="readable JSON, expected each key once, got 'r' twice"):
+        load_peft(folder, SMALL)

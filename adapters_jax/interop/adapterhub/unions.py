@@ -104,14 +104,14 @@ def _unipelt(source: Source, parts: list[tuple[Method, Flat]], configs: list[Opt
         length, width = by_class[Prefix][0].length, by_class[Prefix][0].bottleneck  # type: ignore[attr-defined]
         factor, rank = by_class[Pfeiffer][2]["reduction_factor"], by_class[LoRA][0].rank  # type: ignore[attr-defined]
         if isinstance(factor, int | float):
-            whole = UniPELT(length, width, float(factor), rank)
+            whole = UniPELT(length, width, float(factor), rank, gate_padding=True)
             # The gate takes the place of alpha / r; the width says the same as the factor.
             alike: dict[type, Options] = {LoRA: {"alpha": float(rank)}, Pfeiffer: {}, Prefix: {}}
             m = int(source.config.hidden_size / factor)
             if by_class[Pfeiffer][0].bottleneck == m:  # type: ignore[attr-defined]
                 alike[Pfeiffer] = {"bottleneck": None, "reduction_factor": float(factor)}
             found = [dataclasses.replace(by_class[cls][0], **alike[cls]) for cls in GATED]  # type: ignore[type-var]
-            whole = whole if [GatedPart(part) for part in found] == list(whole.components()) else None
+            whole = whole if [GatedPart(part, padding=True) for part in found] == list(whole.components()) else None
     if whole is None or by_class[Prefix][2].get("shared_gating", True) is not True:
         raise AdapterError(
             f"{source.where}: use_gating: expected the parts of UniPELT, a prefix, a bottleneck like seq_bn and LoRA "
@@ -180,9 +180,14 @@ KIND = Kind(
     methods=(MAM, UniPELT, Compose),
     read=read,
     write=write,
-    note="UniPELT on rows without padding, which the means of the library's gates count in",
+    note="UniPELT with gate_padding, and batches that are padded alike",
     not_read=(Refusal("parts that meet at one place", TOGETHER, lambda own: meeting(*own)),),
     not_written=(
+        Refusal(
+            "UniPELT's gates over tokens alone (gate_padding is off)",
+            "the library's means count the padding; train with --method.gate-padding",
+            lambda model: isinstance(model.method, UniPELT) and not model.method.gate_padding,
+        ),
         Refusal("a part that is refused by itself", "see its kind", unwritable),
         Refusal(
             "parts of one architecture, or at one place",

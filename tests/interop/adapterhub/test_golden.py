@@ -17,7 +17,6 @@ from parity import peers
 from parity.adapterhub_ours import backbone
 
 KEPT = 4  # of each token's states, the oracle keeps so many
-FULL_ROWS = ("unipelt",)  # the means of its gates count the padding there
 HEADS = {
     "two": aj.Classification(labels=("no", "maybe", "yes"), own_pooler=True),
     "pooled": aj.Classification(labels=("LABEL_0", "LABEL_1", "LABEL_2")),
@@ -47,7 +46,7 @@ METHODS = {
     "prefix-layer": aj.Prefix(length=2, bottleneck=4, layers=(1,)),
     "prompt": aj.Prompt(length=3, init="uniform", insertion="encoder", read="first"),
     "mam": aj.MAM(length=2, prefix_bottleneck=4, bottleneck=4),
-    "unipelt": aj.UniPELT(length=2, prefix_bottleneck=4, reduction_factor=16.0, rank=2),
+    "unipelt": aj.UniPELT(length=2, prefix_bottleneck=4, reduction_factor=16.0, rank=2, gate_padding=True),
     "union": aj.compose(
         aj.IA3(),
         aj.Prompt(length=2, init="uniform", insertion="encoder", read="first"),
@@ -85,7 +84,7 @@ def gap(model: aj.Model, params: dict, golden: Path, case: str, head: str, batch
     gaps = []
     for number in batches:
         with jax.default_matmul_precision("highest"):
-            output = jax.jit(model.apply)(params, peers.batches(case in FULL_ROWS)[number])
+            output = jax.jit(model.apply)(params, peers.batches()[number])
         found = output.hidden[..., :KEPT] if head == "none" else output.logits
         gaps.append(float(np.abs(np.asarray(found) - stored[f"{case}/{head}/{number}"]).max()))
     return max(gaps)
