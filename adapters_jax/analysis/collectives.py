@@ -112,7 +112,7 @@ def _visited(parts: Mapping[str, tuple[str, list[str]]], name: str, times: int) 
         yield line, times
         loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
         if loop:
-            yield from _visited(parts, loop[2], times * _turns(parts, loop[1], line))
+            yield from _visited(parts, loop[2], times * _turns(parts, loop[1], loop[2], line))
             continue
         called = re.findall(r"(?:calls|true_computation|false_computation|to_apply)=%?([\w.\-]+)", line)
         for several in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", line):
@@ -122,13 +122,37 @@ def _visited(parts: Mapping[str, tuple[str, list[str]]], name: str, times: int) 
                 yield from _visited(parts, each, times)
 
 
-def _turns(parts: Mapping[str, tuple[str, list[str]]], condition: str, line: str) -> int:
-    """How often a loop turns: as the compiler knows it, or the number that its counter is compared with."""
+def _turns(parts: Mapping[str, tuple[str, list[str]]], condition: str, body: str, line: str) -> int:
+    """How often a loop turns: as the compiler knows it, or by what its counter, from 0, is compared with and grows."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
         return int(known[1])
-    lines = [line for line, _ in _visited(parts, condition, 1)]
-    limits = [int(n) for line in lines for n in re.findall(r"constant\((\d+)\)", line)]
-    return max(limits, default=1)
+    limits = _constants(line for line, _ in _visited(parts, condition, 1)).values()
+    counter = next(iter(re.findall(r"get-tuple-element\(.*index=(\d+)", "\n".join(parts[condition][1]))), None)
+    step = 1 if counter is None else _step(parts, body, int(counter))
+    return -(-max(limits, default=1) // step)
+
+
+def _step(parts: Mapping[str, tuple[str, list[str]]], body: str, counter: int) -> int:
+    """What a turn of a loop adds to a place of its tuple; 1 where that cannot be seen."""
+    lines = parts[body][1]
+    made = re.search(r" tuple\(([^)]*)\)", next((line for line in lines if "ROOT " in line), ""))
+    if made is None:
+        return 1
+    name = re.sub(r"/\*.*?\*/", "", made[1]).split(",")[counter].strip()
+    growth = next((line for line in lines if line.lstrip().startswith(f"{name} = ")), "")
+    known = _constants(lines)
+    if added := re.search(r" add\(([^)]*)\)", growth):
+        found = [known[each.strip()] for each in added[1].split(",") if each.strip() in known]
+    else:
+        called = re.search(r"calls=%?([\w.\-]+)", growth)
+        found = list(_constants(parts[called[1]][1]).values()) if called and called[1] in parts else []
+    return max(1, found[0]) if len(found) == 1 else 1
+
+
+def _constants(lines: Iterable[str]) -> dict[str, int]:
+    """Name -> value, of the whole numbers among the instructions."""
+    found = (re.match(r"\s+(?:ROOT )?(%?[\w.\-]+) = \S+ constant\((\d+)\)", line) for line in lines)
+    return {match[1]: int(match[2]) for match in found if match}
 
 
 def _instruction(line: str) -> tuple[str, str, str, str] | None:

@@ -119,6 +119,42 @@ def test_exchanges_that_run_beside_others():
     }
 
 
+@pytest.mark.parametrize(
+    ("growth", "turns"),
+    [
+        ("%two = s32[]{:T(128)} constant(2)\n  %next = s32[] add(%i, %two)", 3),
+        ("%next = s32[] fusion(%i), kind=kLoop, calls=%grown", 2),
+        ("%next = s32[] add(%i, %unknown)", 6),
+    ],
+)
+def test_a_counter_that_grows_by_more_than_one(growth: str, turns: int):
+    text = f"""
+%grown (i: s32[]) -> s32[] {{
+  %i = s32[] parameter(0)
+  %three = s32[] constant(3)
+  ROOT %sum = s32[] add(%i, %three)
+}}
+
+%body (carry: (f32[8], s32[])) -> (f32[8], s32[]) {{
+  %i = s32[] get-tuple-element(%carry), index=1
+  {growth}
+  %moved = f32[8]{{0}} collective-permute(%x), channel_id=1, source_target_pairs={{{{0,1}},{{1,0}}}}
+  ROOT %out = (f32[8], s32[]) tuple(%moved, /*index=1*/%next)
+}}
+
+%condition (carry: (f32[8], s32[])) -> pred[] {{
+  %i = s32[] get-tuple-element(%carry), index=1
+  %limit = s32[] constant(6)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}}
+
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  ROOT %loop = (f32[8], s32[]) while(%init), condition=%condition, body=%body
+}}
+"""
+    assert [one.times for one in collectives(text, MESH)] == [turns]
+
+
 def test_exchanges_that_a_program_asks_for_share_a_channel():
     line = '  %{0} = f32[64] all-to-all(%x), channel_id=1, replica_groups={{{{0,1}}}}, metadata={{op_name="{1}"}}\n'
     text = "ENTRY %main (x: f32[64]) -> f32[64] {\n"
