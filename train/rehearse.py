@@ -21,8 +21,10 @@ NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""What keeps JAX and libtpu from looking for chips on this machine, and from asking a cloud for them."""
+"""What keeps JAX and libtpu from looking for chips on this machine, from asking a cloud for them, and from the lock that
+only one process may hold where there are chips."""
 Topology = tyro.conf.arg(metavar="CHIP:AxB")
 
 
@@ -109,7 +111,7 @@ def devices(topology: str, slices: int) -> list[Any]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **several).devices)
     except Exception as error:  # libtpu raises what its parser raises
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--topology={topology}: libtpu knows no such slice ({reason})") from None
+        raise ConfigError(f"--topology={topology}: libtpu cannot describe these chips ({reason})") from None
 
 
 if __name__ == "__main__":
