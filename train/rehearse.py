@@ -23,8 +23,8 @@ NO_TPU = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""What keeps JAX and libtpu from looking for chips on this machine, from asking a cloud for them, and from the lock that
-only one process may hold where there are chips."""
+"""What keeps JAX and libtpu from looking for chips on this machine, from asking a cloud for them, and from the lock
+that only one process may hold where there are chips."""
 Topology = tyro.conf.arg(metavar="CHIP:AxB")
 
 

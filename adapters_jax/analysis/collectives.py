@@ -1,6 +1,7 @@
 """What a compiled program sends between devices, read from its text: kind, axes of the mesh, bytes, times per step."""
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +65,12 @@ def collectives(text: str, mesh: Mapping[str, int], slices: int = 1) -> list[Col
         if instruction is None:
             continue
         name, shape, operation, rest = instruction
+        if over := MEGASCALE.search(rest):  # a TPU's compiler leaves what goes between slices to the hosts
+            if operation == "send":
+                kind = over[1].lower().replace("_", "-")
+                size = _bytes(_elements(shape)[0])
+                found[kind, name] = Collective(kind, tuple(mesh)[:1], slices, size, times, slices)
+            continue
         kind = operation.removesuffix("-start")
         if kind not in KINDS or operation == f"{kind}-done":
             continue
@@ -71,7 +78,9 @@ def collectives(text: str, mesh: Mapping[str, int], slices: int = 1) -> list[Col
         axes = tuple(axis for axis in mesh if any(axis in _axes(group, mesh) for group in groups))
         if not axes:  # sends nothing
             continue
-        size = _bytes(shape if operation == kind or kind == "all-reduce" else _result(shape))
+        # What runs beside other work has the shape (what goes in, what comes out, ...).
+        comes_out = operation == kind or kind == "all-reduce"
+        size = _bytes(shape if comes_out else _elements(shape)[1])
         size *= len(groups[0]) if kind == "reduce-scatter" else 1
         # A TPU's compiler spreads one exchange over several instructions, which share its channel and its origin;
         # exchanges that the program asks for itself share a channel, but no origin.
@@ -84,10 +93,11 @@ def collectives(text: str, mesh: Mapping[str, int], slices: int = 1) -> list[Col
 
 
 def by_axis(found: Iterable[Collective]) -> dict[tuple[str, str], tuple[int, int]]:
-    """(kind, axes) -> (exchanges per run, bytes per run), the largest first."""
+    """(kind, axes, and whether it is between slices) -> (exchanges per run, bytes per run), the largest first."""
     sums: dict[tuple[str, str], tuple[int, int]] = {}
     for one in found:
-        key = one.kind, "+".join(one.axes) or "-"
+        between = " between slices" if one.slices > 1 else ""
+        key = one.kind, ("+".join(one.axes) or "-") + between
         times, size = sums.get(key, (0, 0))
         sums[key] = times + one.times, size + one.bytes * one.times
     return dict(sorted(sums.items(), key=lambda item: -item[1][1]))
@@ -176,16 +186,14 @@ def _closing(text: str) -> int:
     return len(text)
 
 
-def _result(shape: str) -> str:
-    """What an exchange that runs beside others gives: its shape is (what goes in, what comes out, ...)."""
-    if not shape.startswith("("):
-        return shape
+def _elements(shape: str) -> list[str]:
+    """Of a tuple of shapes."""
     depth, starts = 0, [1]
     for place, letter in enumerate(shape):
         depth += (letter in "([{") - (letter in ")]}")
         if letter == "," and depth == 1:
             starts.append(place + 1)
-    return shape if len(starts) == 1 else shape[starts[1] : starts[2] if len(starts) > 2 else -1]
+    return [shape[start:stop] for start, stop in itertools.pairwise([*starts, len(shape)])]
 
 
 def _bytes(shape: str) -> int:
@@ -221,6 +229,7 @@ def _group(rest: str, devices: int) -> list[int]:
     return list(range(devices))
 
 
+MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
 )

@@ -119,6 +119,28 @@ def test_exchanges_that_run_beside_others():
     }
 
 
+BETWEEN_SLICES = """
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %all-reduce.1 = f32[4,8]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%sum
+  %send.1 = (bf16[4,8]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%y, %after), channel_id=2, is_host_transfer=true, HOW
+  %recv.1 = (bf16[4,8]{1,0:T(8,128)(2,1)}, token[]) recv(%after), channel_id=1, is_host_transfer=true, HOW
+  ROOT %send-done.1 = token[] send-done(%send.1), channel_id=2, is_host_transfer=true
+}
+""".replace(
+    "HOW", 'frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+)
+
+
+def test_what_hosts_exchange_between_slices():
+    found = collectives(BETWEEN_SLICES, MESH, slices=2)
+    assert found == [
+        Collective("all-reduce", ("fsdp", "model"), 4, 128, 1),
+        Collective("all-reduce", ("data",), 2, 64, 1, slices=2),
+    ]
+    assert found[1].sent == (0, 64)
+    assert by_axis(found).keys() == {("all-reduce", "fsdp+model"), ("all-reduce", "data between slices")}
+
+
 @pytest.mark.parametrize(
     ("growth", "turns"),
     [
