@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from adapters_jax import manifest, trees
+from adapters_jax import manifest, stored, trees
 from adapters_jax.errors import CheckpointError
 
 FORMAT = 1
@@ -109,7 +108,7 @@ class Checkpoints:
         score = None if best is None else float(best)
         if score is not None and not math.isfinite(score):
             raise CheckpointError(f"score of step {step}: expected a finite number, got {score}")
-        flat = {name: _storable(name, leaf) for name, leaf in _named(state).items()}
+        flat = {name: stored.storable(name, leaf) for name, leaf in stored.named(state).items()}
         content = {
             "format": FORMAT,
             "kind": "checkpoint",
@@ -117,7 +116,7 @@ class Checkpoints:
             "score": score,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
             "extra": dict(extra or {}),
-            "leaves": {name: _signature(leaf) for name, leaf in flat.items()},
+            "leaves": {name: stored.signature(leaf) for name, leaf in flat.items()},
             "versions": manifest.versions(),
         }
         with self._writing(step):
@@ -219,17 +218,17 @@ class Checkpoints:
     def _read(self, step: int, template: Any) -> Restored:
         where = self.folder / str(step)
         content = manifest.read(where, FORMAT)
-        named = _named(template)
-        _check_leaves(where, content["leaves"], {name: _signature(leaf) for name, leaf in named.items()})
-        arguments = trees.unflatten({name: _restore_args(leaf) for name, leaf in named.items()})
+        named = stored.named(template)
+        stored.check(where, content["leaves"], {name: stored.signature(leaf) for name, leaf in named.items()})
+        arguments = trees.unflatten({name: stored.restore_args(leaf) for name, leaf in named.items()})
         try:
             with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 how = ocp.args.PyTreeRestore(item=arguments, restore_args=arguments)
                 flat = trees.flatten(checkpointer.restore(where / STATE, args=how))
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"step {step} in {self.folder} cannot be read: {manifest.one_line(error)}") from error
-        _check_leaves(where, {name: _signature(leaf) for name, leaf in flat.items()}, content["leaves"])
-        leaves = [_like(flat[name], leaf) for name, leaf in named.items()]
+        stored.check(where, {name: stored.signature(leaf) for name, leaf in flat.items()}, content["leaves"])
+        leaves = [stored.like(flat[name], leaf) for name, leaf in named.items()]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), content["extra"])
 
 
@@ -264,72 +263,6 @@ def _rank(metrics: Mapping[str, Any]) -> Any:
     """Highest score, of equals the earliest; steps without a score come last, the newest of them first."""
     score, step = metrics["score"], metrics["step"]
     return (-math.inf, step) if score is None else (score, -step)
-
-
-def _named(state: Any) -> dict[str, Any]:
-    """Readable path -> leaf: trained/adapters/encoder/..., opt_state/0/mu/...; holes have no leaves."""
-    pairs, _ = jax.tree_util.tree_flatten_with_path(state)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
-    if len(named) != len(pairs):
-        raise CheckpointError(
-            f"state: expected a path of its own for each of {len(pairs)} leaves, got {len(named)} paths"
-        )
-    return named
-
-
-def _signature(leaf: Any) -> dict[str, Any]:
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
-    return {"shape": list(np.shape(leaf)), "dtype": str(dtype)}
-
-
-def _storable(name: str, leaf: Any) -> Any:
-    """On the host where one host has all of it: the stored form then does not depend on the devices."""
-    if isinstance(leaf, jax.Array):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise CheckpointError(f"state: {name} is a random key; save jax.random.key_data(key)")
-        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-            return leaf
-    return np.asarray(leaf)
-
-
-def _placed(leaf: Any) -> jax.sharding.Sharding | None:
-    """Where the template wants the leaf; None: nowhere in particular."""
-    free = isinstance(leaf, jax.Array) and not leaf.committed
-    return None if free else getattr(leaf, "sharding", None)
-
-
-def _restore_args(leaf: Any) -> ocp.RestoreArgs:
-    sharding = _placed(leaf)
-    if sharding is None:
-        return ocp.RestoreArgs(restore_type=np.ndarray)
-    return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
-
-
-def _like(value: Any, leaf: Any) -> Any:
-    """`value` as the kind of array that the template has."""
-    if isinstance(value, jax.Array):
-        return value
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return jnp.array(value)
-    return np.asarray(value)
-
-
-def _check_leaves(where: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    def show(leaf: Mapping[str, Any]) -> str:
-        return f"{leaf['dtype']}{leaf['shape']}"
-
-    report = [f"expected {name} {show(wanted[name])}, got none" for name in wanted if name not in stored]
-    report += [f"expected none, got {name} {show(stored[name])}" for name in stored if name not in wanted]
-    report += [
-        f"expected {name} {show(wanted[name])}, got {show(stored[name])}"
-        for name in wanted
-        if name in stored and dict(stored[name]) != dict(wanted[name])
-    ]
-    if report:
-        more = f"; and {len(report) - 5} more" if len(report) > 5 else ""
-        raise CheckpointError(
-            f"{where} is of another model or optimiser: {'; '.join(report[:5])}{more}; start anew in another folder"
-        )
 
 
 def _by_the_first(write: Callable[[], None]) -> None:

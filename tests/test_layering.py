@@ -30,6 +30,7 @@ LAYERS = (
         "adapters_jax.describe",
         "adapters_jax.optim",
         "adapters_jax.sharding",
+        "adapters_jax.stored",
     ),
     (
         "adapters_jax.analysis",
