@@ -35,6 +35,17 @@ from adapters_jax.types import Tree
 FORMAT = 1
 WEIGHTS = "adapter.safetensors"
 
+FACTS: dict[str, Any] = {"task": str | None, "max_length": int | None, "seed": int | None, "data": str | None}
+PARTS: dict[str, dict[str, Any]] = {
+    "method": {"name": str},
+    "head": {"name": str},
+    "backbone": {"fingerprint": str, "name": str, "revision": str | None, "quantization": str | None},
+}
+TABLES: dict[str, Any] = {"scores": float, "summary": float, "versions": str, "extra": Any}
+"""Of a manifest: fact -> type; part -> key -> type; table -> type of its values."""
+
+LARGEST = 1e300  # of a number in a manifest: an integer that is no float breaks what prints it
+
 
 def identity(model: Model, backbone: Any) -> dict[str, Any]:
     """What a stored tree of leaves means: method, head, configuration and backbone, as JSON values."""
@@ -144,8 +155,8 @@ def load_adapter(
     places = _places(model, template)
     wanted, _ = trees.split(template, places)
     _refuse_other_leaves(where, content["leaves"], _table(wanted, trees.flatten(model.labels(template))))
-    tensors.check_size(where / WEIGHTS, trees.flatten(wanted).values())
-    flat = tensors.read(where / WEIGHTS)
+    size = tensors.check_size(where / WEIGHTS, trees.flatten(wanted).values())
+    flat = tensors.read(where / WEIGHTS, size)
     try:
         stored = trees.from_layers(flat, wanted)
     except AdapterError as error:
@@ -178,9 +189,25 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     for name in ("method", "head", "config", "backbone", "leaves", "files"):
         if not isinstance(content.get(name), dict):
             raise AdapterError(f"{where / manifest.NAME}: expected a table {name!r}, got {content.get(name)!r:.80}")
+    _refuse_other_types(where / manifest.NAME, content)
     if list(content["files"]) != [WEIGHTS]:
         raise AdapterError(f"{where / manifest.NAME}: expected the file {WEIGHTS}, got {list(content['files'])!s:.80}")
     return content
+
+
+def _refuse_other_types(where: Path, content: Mapping[str, Any]) -> None:
+    """Facts of another type than `save_adapter` writes; what builds method and head is checked when they are built."""
+    found: list[tuple[str, Any, Any]] = [(key, content.get(key), hint) for key, hint in FACTS.items()]
+    for part, keys in PARTS.items():
+        found += [(f"{part}.{key}", content[part].get(key), hint) for key, hint in keys.items()]
+    for name, hint in TABLES.items():
+        table = content.get(name, {})
+        if not isinstance(table, dict):
+            raise AdapterError(f"{where}: expected a table {name!r}, got {table!r:.80}")
+        found += [(f"{name}.{key[:80]}", value, hint) for key, value in table.items()]
+    for name, value, hint in found:
+        if not fields.fits(value, hint) or (isinstance(value, int | float) and not abs(value) <= LARGEST):
+            raise AdapterError(f"{where}: {name}: expected {getattr(hint, '__name__', hint)}, got {value!r:.80}")
 
 
 def read_method(folder: str | Path) -> Method:

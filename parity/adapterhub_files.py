@@ -2,7 +2,8 @@
 in the oracles' environment.
 
 write FOLDER: a folder of each case on the small BERT, its values drawn by their names, and the heads; logits.npz holds
-    what the library answers with each head once it has read the folder again. A part of it is in tests/golden.
+    what the library answers with each head once it has read the folder again; reserved.json, names that no adapter can
+    have. A part of it is in tests/golden.
 read FOLDER: loads every folder that stands there (parity/adapterhub_ours.py); exit 1 where its answers are not those
     beside it, within 1e-5, or where the library finds tensors that it cannot place.
 compare STORED LIVE: exit 1 where two folders that `write` made differ.
@@ -48,6 +49,7 @@ SINGLE: dict[str, Callable[[], adapters.AdapterConfig]] = {
     "scaled-serial": lambda: adapters.SeqBnConfig(reduction_factor=16, scaling=0.7, non_linearity="gelu_python"),
     "adapter-plus": lambda: adapters.AdapterPlusConfig(reduction_factor=16, stochastic_depth=0.0),
     "lin": lambda: adapters.BnConfig(
+        dropout=0.1,
         mh_adapter=False,
         output_adapter=True,
         reduction_factor=16,
@@ -101,6 +103,8 @@ SETUPS: dict[str, tuple[type, Callable[[], Configs]]] = {
         },
     ),
 }
+OF_PRESETS = {"adapter-plus": {"stochastic_depth": adapters.AdapterPlusConfig.stochastic_depth}}
+"""Options that a folder holds and that need torchvision to be read there; they act in training alone."""
 HEADS = ("two", "pooled", "tagging", "none")
 LABELS = {"two": ("no", "maybe", "yes"), "pooled": None, "tagging": ("O", "B", "I")}
 
@@ -210,11 +214,18 @@ def write(folder: Path) -> int:
         for head in HEADS:
             own = answers(read_back, head)
             kept |= {f"{case}/{head}/{number}": found for number, found in own}
+        for option, value in OF_PRESETS.get(case, {}).items():
+            rewrite(
+                place / "adapter_config.json",
+                lambda own, option=option, value=value: own | {"config": own["config"] | {option: value}},
+            )
         print(f"{case}: written by adapters {adapters.__version__}")
     (folder / "heads").mkdir(exist_ok=True)
     for head in HEADS[:-1]:
         made.save_head(str(folder / "heads" / head), head, use_safetensors=True)
     kept |= dict(static(folder))
+    reserved = [name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_")]
+    (folder / "reserved.json").write_text(json.dumps(reserved, indent=2))
     np.savez_compressed(folder / "logits.npz", **{name: np.asarray(own, np.float32) for name, own in kept.items()})
     return 0
 

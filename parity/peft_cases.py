@@ -14,7 +14,8 @@ NO_TYPES = ("prefix", "prompt", "p_tuning")
 
 STORED = (
     *("lora-texts", "lora-tokens", "lora-bare", "lora-pattern-tokens", "lora-rs-bare", "lora-dora-texts"),
-    *("lora-regression", "lora-pooler", "lora-no_task", "lora-no_task-tokens", "lora-all_linear"),
+    *("lora-regression", "lora-pooler", "lora-no_task", "lora-no_task-tokens", "lora-all_linear", "lora-linear"),
+    "lora-dense",
     *("adalora-texts", "adalora-bare", "ia3-texts", "ia3-results-tokens", "ia3-paper-bare"),
     *("prefix-tokens", "prefix-network-texts", "prefix-bare", "prompt-texts", "prompt-tokens", "prompt-bare"),
     *("prompt-pooler", "p_tuning-lstm-texts", "p_tuning-mlp-tokens"),

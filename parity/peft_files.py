@@ -95,6 +95,8 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
         "TOKEN_CLS",
         {"target_modules": "all-linear", "modules_to_save": ["classifier"]},
     ),
+    "lora-linear": ("lora", "SEQ_CLS", {"target_modules": "all-linear", "use_rslora": True}),
+    "lora-dense": ("lora", "SEQ_CLS", {"target_modules": ["query", "value", "dense"], "use_dora": True}),
 }
 """Case -> (key of CONFIGS, task type, further options)."""
 

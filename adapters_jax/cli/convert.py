@@ -32,7 +32,7 @@ class Convert:
     revision: Annotated[str | None, FromArtefact] = None
     """Commit, tag or branch of the backbone's hub id."""
     labels: Annotated[tuple[str, ...], Names] = ()
-    """Names of the classes, in order: peft's files lack them."""
+    """Names of the classes, in order, where the files have none: peft's, and some of AdapterHub's."""
     allow_pickle: bool = False
     """Read weights that are pickles (.bin), which can run code: only those of people you trust. Needs torch."""
     push_to_hub: Annotated[str | None, Unset] = None
@@ -40,15 +40,15 @@ class Convert:
     dry_run: bool = False
     """With --push-to-hub: write what would be pushed into --out, and push nothing."""
     private: bool = False
-    """With --push-to-hub: only you see a new repository."""
+    """With --push-to-hub: only you may see the repository."""
     license: str = "unknown"
-    """With --push-to-hub: the hub's identifier of a licence, such as apache-2.0."""
+    """With --push-to-hub: the hub's identifier of a licence, such as apache-2.0, or other."""
 
 
 def convert(flags: Convert) -> None:
     """Prints what was written as one JSON object."""
     from adapters_jax import hub
-    from adapters_jax.interop import pickles
+    from adapters_jax.interop import card, pickles
     from adapters_jax.interop.sources import opened
 
     to = flags.to or ("native" if flags.push_to_hub else None)
@@ -56,6 +56,7 @@ def convert(flags: Convert) -> None:
     _check(flags, to, out)
     if flags.push_to_hub:
         hub.parse(flags.push_to_hub)
+        card.check_license(flags.license)
     with opened(flags.from_, flags.allow_pickle) as source, tempfile.TemporaryDirectory() as scratch:
         if flags.allow_pickle:
             if to is None:
@@ -75,8 +76,8 @@ def convert(flags: Convert) -> None:
 
 
 def _check(flags: Convert, to: str | None, out: Path | None) -> None:
-    for name in ("dry_run", "private"):
-        if getattr(flags, name) and not flags.push_to_hub:
+    for name, default in (("dry_run", False), ("private", False), ("license", "unknown")):
+        if getattr(flags, name) != default and not flags.push_to_hub:
             raise ConfigError(f"--{name.replace('_', '-')}: expected --push-to-hub=user/name beside it")
     if to is None and not flags.allow_pickle:
         raise ConfigError("--to: expected one of native, peft, adapterhub, hf, got nothing")
@@ -98,6 +99,8 @@ def _written(flags: Convert, source: Any, to: str, target: Path) -> dict[str, An
     is_theirs = source.kind in ("peft", "adapterhub")
     content = {} if is_theirs else artefact.read_manifest(source.folder)
     if to == "native" and content:
+        if flags.labels:
+            raise ConfigError(f"{source.name}: labels: expected none, since its own files name the classes")
         return _copied(source.folder, target, content)
     backbone = _backbone(flags, source, content)
     model, params = read(source, backbone, labels=flags.labels)
@@ -153,14 +156,16 @@ def _pushed(flags: Convert, folder: Path, to: str, content: dict[str, Any]) -> d
     """Writes the card, and pushes the folder unless it is a dry run."""
     from adapters_jax import hub, manifest
     from adapters_jax.interop import card
+    from adapters_jax.interop.sources import stale
 
     repo, _ = hub.parse(str(flags.push_to_hub))
     manifest.write_text(folder / "README.md", card.render(content, to, repo, flags.license))
-    files = sorted(manifest.listing(folder))
     if flags.dry_run:
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         return {"repository": repo, "pushed": False, "files": files}
-    address = hub.push(folder, repo, flags.private, f"{content['method']['name']}, written by adapters_jax")
-    return {"repository": repo, "pushed": address}
+    message = f"{content['method']['name']}, written by adapters_jax"
+    address, deleted = hub.push(folder, repo, flags.private, message, stale)
+    return {"repository": repo, "pushed": address, "deleted": deleted}
 
 
 def _tell(**found: Any) -> None:

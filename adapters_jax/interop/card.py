@@ -1,11 +1,16 @@
 """The model card (README.md) of an adapter on the hub, made of what its manifest holds and of nothing else."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from adapters_jax import errors
+from adapters_jax.errors import ConfigError
+from adapters_jax.interop import hf
 
 LIBRARIES = {"native": "adapters_jax", "peft": "peft", "adapterhub": "adapter-transformers", "hf": "transformers"}
 """What wrote a folder -> the hub's name of the library that loads it."""
@@ -21,27 +26,42 @@ PIPELINES = {
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody named."""
 
+LICENSES = tuple(
+    "afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsl-1.0 cc cc-by-2.0 "
+    "cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 "
+    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-2.0 ecl-2.0 "
+    "epl-2.0 eupl-1.2 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 mit mpl-2.0 openrail unlicense wtfpl zlib other "
+    "unknown".split()
+)
+"""The hub's identifiers of licences, the common ones; `other` is for the rest."""
 
-def render(content: Mapping[str, Any], kind: str, repo: str | None, license: str = UNKNOWN) -> str:
+
+def check_license(license: str) -> None:
+    """Raises ConfigError where it is no identifier of the hub's, which takes no others."""
+    if license not in LICENSES:
+        raise ConfigError(f"--license: {errors.unknown('licence', license, LICENSES)}")
+
+
+def render(content: Mapping[str, Any], kind: str, repo: str, license: str = UNKNOWN) -> str:
     """The card, its YAML header first.
 
     Args:
-        content: of a manifest, or as much of it as is known.
+        content: of a manifest as `artefact.read_manifest` gives it, or as much of it as is known.
         kind: the form of the folder: a key of LIBRARIES.
-        repo: user/name; None: it is not known yet.
-        license: the hub's identifier of one, such as apache-2.0.
+        repo: user/name.
+        license: one of LICENSES.
     """
     method, head, backbone = content["method"], content["head"], content["backbone"]
-    name, base = repo or "user/name", str(backbone.get("name"))
+    base = str(backbone.get("name"))
     title = f"{method['name']} on {Path(base).name}" + (f" for {content['task']}" if content.get("task") else "")
     parts = [
         f"---\n{_header(content, kind, license)}---",
-        f"# {title}",
-        f"Trained with adapters_jax: the adapter alone, for the backbone {_code(Path(base).name)}."
+        f"# {_plain(title)}",
+        f"Trained with adapters_jax: the adapter alone, for the backbone `{_plain(Path(base).name)}`."
         if kind != "hf"
         else "Trained with adapters_jax and folded into the backbone's weights: a plain BERT.",
         "## Use",
-        f"```python\n{_usage(kind, name, base)}\n```",
+        f"```python\n{_usage(kind, repo, base, head)}\n```",
         "## Method",
         _table(("hyper-parameter", "value"), {"method": method["name"]} | _fields(method)),
         "## Head",
@@ -57,7 +77,8 @@ def render(content: Mapping[str, Any], kind: str, repo: str | None, license: str
     command = content.get("extra", {}).get("command")
     parts += ["## Command", f"```bash\n{_command(command)}\n```" if command else "Not recorded."]
     versions = content.get("versions") or {}
-    parts += ["## Versions", ", ".join(f"{key} {version}" for key, version in versions.items()) or "Not recorded."]
+    told = ", ".join(f"{key} {version}" for key, version in versions.items())
+    parts += ["## Versions", _plain(told) or "Not recorded."]
     parts += ["## Licence", license if license != UNKNOWN else "Not named by its author."]
     return "\n\n".join(parts) + "\n"
 
@@ -75,19 +96,21 @@ def _header(content: Mapping[str, Any], kind: str, license: str) -> str:
 
 def _is_hub_name(name: str) -> bool:
     """Whether the name is one of the hub's; "minilm" is a package's, and paths are nobody else's."""
-    return (
-        name != "minilm" and not Path(name).exists() and name.count("/") <= 1 and not name.startswith(("/", ".", "~"))
-    )
+    part = r"[A-Za-z0-9][\w.-]{0,95}"
+    return bool(re.fullmatch(rf"({part}/)?{part}", name, re.ASCII)) and name != "minilm" and not Path(name).exists()
 
 
-def _usage(kind: str, repo: str, base: str) -> str:
+def _usage(kind: str, repo: str, base: str, head: Mapping[str, Any]) -> str:
     if kind == "hf":
-        return f'import transformers\n\nmodel = transformers.AutoModel.from_pretrained("{repo}")'
+        architecture = next(name for cls, name in hf.ARCHITECTURES.items() if cls.name == head["name"])
+        return f'import transformers\n\nmodel = transformers.{architecture}.from_pretrained("{repo}")'
     name = base if _is_hub_name(base) or base == "minilm" else "path/to/the/backbone"
+    labels = tuple(map(str, head.get("labels", ()))) if kind == "peft" else ()  # peft's files have none
+    more = f", labels={labels!r}".replace("`", "\\x60") if labels else ""  # three would end the block of code
     return (
         "import adapters_jax as aj\n\n"
         f"backbone = aj.load_backbone({name!r})\n"
-        f'model, params = aj.load_adapter("hf:{repo}", backbone)\n'
+        f'model, params = aj.load_adapter("hf:{repo}", backbone{more})\n'
         'print(aj.Predictor(model, params, backbone)(["a text"]))'
     )
 
@@ -118,10 +141,10 @@ def _cell(value: Any) -> str:
     return " ".join(shown.split()).replace("|", "\\|") or "-"
 
 
-def _code(text: str) -> str:
-    return "`" + text.replace("`", "'") + "`"
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'")
 
 
 def _command(command: Any) -> str:
     text = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
-    return " ".join(text.split()).replace("```", "'''")
+    return " ".join(text.split()).replace("```", "'''")  # which would end the block of code

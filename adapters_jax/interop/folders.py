@@ -4,7 +4,8 @@ No name in a file becomes a path, nothing is unpickled, and every tensor is aske
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,24 @@ import safetensors.numpy
 
 from adapters_jax import manifest, tensors
 from adapters_jax.errors import AdapterError
+from adapters_jax.interop import pickles
 
 MAX_CONFIG = 1 << 22
 """The longest config read, 4 MiB: the rank patterns of some 100,000 of AdaLoRA's triplets."""
+
+NAMES = (
+    manifest.NAME,
+    "adapter_config.json",
+    "adapter_setup.json",
+    "adapter_fusion_config.json",
+    "head_config.json",
+    "adapter_interface.json",
+    "adapter.safetensors",
+    "adapter_model.safetensors",
+    "model_head.safetensors",
+    "model_adapter_fusion.safetensors",
+)
+"""Files of adapters, in all formats."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -25,8 +41,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         AdapterError: there is no plain file, it is too long, or holds something else.
     """
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_CONFIG:
-        raise AdapterError(f"{path}: expected a file of at most {MAX_CONFIG} bytes, found none")
+    _refuse_links(path)
+    if not path.is_file():
+        raise AdapterError(f"{path}: expected a file, found {'something else' if path.exists() else 'none'}")
+    if (size := path.stat().st_size) > MAX_CONFIG:
+        raise AdapterError(f"{path}: expected at most {MAX_CONFIG} bytes, got {size}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
@@ -34,6 +53,15 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise AdapterError(f"{path}: expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _refuse_links(path: Path) -> None:
+    """A link may lead to any file of the reader's; those of a hub's cache are the usual ones."""
+    if path.is_symlink():
+        raise AdapterError(
+            f"{path}: expected a file, found a link; copy the files themselves (cp -rL), or give the hub's name, "
+            "hf:user/name"
+        )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -53,10 +81,11 @@ def weights_file(folder: Path, safe: str, pickled: str) -> Path:
         safe, pickled: names of the safetensors file and of the pickle that may stand in its place.
 
     Raises:
-        AdapterError: there is no safetensors file; if there is a pickle, how to convert it.
+        AdapterError: there is no safetensors file, or a link; if there is a pickle, how to convert it.
     """
     path = folder / safe
-    if not path.is_symlink() and path.is_file():
+    _refuse_links(path)
+    if path.is_file():
         return path
     if (folder / pickled).is_file():
         raise AdapterError(
@@ -105,7 +134,7 @@ class Claims:
         """A tensor in float32; None in `shape` stands for any size.
 
         Raises:
-            AdapterError: there is none of that name, or of another shape or kind.
+            AdapterError: there is none of that name, or of another shape or kind, or with values that float32 lacks.
         """
         found = self.peek(name)
         fits = len(found.shape) == len(shape) and all(b in (None, a) for a, b in zip(found.shape, shape, strict=True))
@@ -114,8 +143,15 @@ class Claims:
             raise AdapterError(
                 f"{self.path}: {name}: expected floats [{wanted}], got {found.dtype} {list(found.shape)}"
             )
+        with np.errstate(over="ignore"):
+            made = np.asarray(found, np.float32)
+        if not np.array_equal(made.astype(found.dtype), found):
+            raise AdapterError(
+                f"{self.path}: {name}: expected values that float32 holds, got {found.dtype} with others; save it as "
+                "float32, where it was trained"
+            )
         del self._left[name]
-        return np.asarray(found, np.float32)
+        return made
 
     def finish(self) -> None:
         """Raises AdapterError where tensors are left that nothing asked for."""
@@ -123,6 +159,24 @@ class Claims:
             more = f" and {len(self._left) - 3} more" if len(self._left) > 3 else ""
             names = ", ".join(name[:100] for name in list(self._left)[:3])
             raise AdapterError(f"{self.path}: expected no other tensors, got {names}{more}")
+
+
+def refuse_others(folder: Path, names: Collection[str], known: Sequence[str] = (*NAMES, *pickles.ADAPTERS)) -> None:
+    """Refuses a folder with files of another adapter, which would be read beside the new ones or in their place.
+
+    Args:
+        names: of the files that are about to be written.
+        known: of those that must not stand beside them.
+
+    Raises:
+        AdapterError: there are some.
+    """
+    others = [name for name in known if name not in names and os.path.lexists(folder / name)]
+    if others:
+        raise AdapterError(
+            f"{folder}: expected a new folder, or one whose adapter is replaced as a whole, found "
+            f"{', '.join(others[:3])} beside it; choose another folder"
+        )
 
 
 def write(folder: Path, files: Mapping[str, Mapping[str, np.ndarray] | Mapping[str, Any]]) -> None:
@@ -133,8 +187,9 @@ def write(folder: Path, files: Mapping[str, Mapping[str, np.ndarray] | Mapping[s
         files: name -> tensors (`*.safetensors`) or a JSON object (`*.json`).
 
     Raises:
-        AdapterError: it cannot be written.
+        AdapterError: it holds files of another adapter, or cannot be written.
     """
+    refuse_others(folder, files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in sorted(files, key=lambda name: name.endswith(".json")):

@@ -14,6 +14,7 @@ A regression's mean and deviation are folded into the classifier, which then ans
 computation there is in float32, whatever `Model.dtype`.
 """
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ from typing import Any
 import numpy as np
 
 from adapters_jax import manifest, tensors
+from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.convert import released_weights
 from adapters_jax.bert.heads import Classification, Head, NoHead, Regression, TokenClassification
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop import folders
+from adapters_jax.interop.rules import Kind, Refusal
+from adapters_jax.methods import METHODS, Method
+from adapters_jax.methods.composition import Composed
+from adapters_jax.methods.wrapper import Wrapper
 from adapters_jax.model import Model
 from adapters_jax.types import Tree
 
@@ -50,8 +56,8 @@ def save_hf(folder: str | Path, model: Model, params: Tree, backbone: Any) -> No
 
     Raises:
         NotFoldable: the method's change is no change of weights.
-        ConfigError: the head has no class there, or the folder is the backbone's own.
-        AdapterError: values are not finite, or the folder cannot be written.
+        ConfigError: the head has no class there, or two classes of one name; the folder is the backbone's own.
+        AdapterError: values are not finite; the folder holds an adapter or another tokenizer, or cannot be written.
     """
     where, head = Path(folder), model.head
     if type(head) not in ARCHITECTURES:
@@ -59,16 +65,20 @@ def save_hf(folder: str | Path, model: Model, params: Tree, backbone: Any) -> No
         raise ConfigError(f"head {head.name}: expected one of {known}, which plain BERT has; keep the native folder")
     if backbone.folder is not None and where.resolve() == Path(backbone.folder).resolve():
         raise ConfigError(f"{where}: expected another folder than the backbone's own, which stays as it is")
+    config = _config(model)
+    source = None if backbone.folder is None else Path(backbone.folder)
+    tokenizer = [name for name in TOKENIZER if source is not None and (source / name).is_file()]
+    folders.refuse_others(where, tokenizer, TOKENIZER)
     _, folded = model.fold(params)
     written = _released(head, folded)
     tensors.refuse_not_finite(where / WEIGHTS, written)
-    folders.write(where, {WEIGHTS: written, CONFIG: _config(model)})
-    for name in TOKENIZER:
-        if backbone.folder is not None and (Path(backbone.folder) / name).is_file():
-            try:
-                shutil.copyfile(Path(backbone.folder) / name, where / name)
-            except OSError as error:
-                raise AdapterError(f"{where}: cannot be written: {manifest.why(error)}") from error
+    folders.write(where, {WEIGHTS: written, CONFIG: config})
+    for name in tokenizer:
+        assert source is not None
+        try:
+            shutil.copyfile(source / name, where / name)
+        except OSError as error:
+            raise AdapterError(f"{where}: cannot be written: {manifest.why(error)}") from error
 
 
 def _released(head: Head, folded: Tree) -> dict[str, np.ndarray]:
@@ -104,6 +114,10 @@ def _config(model: Model) -> dict[str, Any]:
     if not own:
         return config
     labels = own.pop("labels")
+    if len(set(labels)) < len(labels):
+        raise ConfigError(
+            f"head {head.name}: expected classes of different names, which label2id can hold, got {labels}"
+        )
     names = {
         "num_labels": len(labels),
         "id2label": {str(number): name for number, name in enumerate(labels)},
@@ -111,3 +125,71 @@ def _config(model: Model) -> dict[str, Any]:
         "classifier_dropout": head.dropout,  # type: ignore[attr-defined]
     }
     return config | own | names
+
+
+def folds(method: Method, config: BertConfig) -> bool:
+    """Whether `Method.fold` takes the method: it has one of its own, or no modules at all."""
+    if isinstance(method, Composed):
+        return all(folds(part, config) for part in method.components())
+    if isinstance(method, Wrapper):
+        return folds(method.of, config)
+    return type(method).fold is not Method.fold or not any(method.modules(config, x) for x in method.segments(config))
+
+
+def _kinds() -> tuple[Kind, ...]:
+    """What is written and what is not, by what the methods' classes say of themselves."""
+    around = [cls for cls in METHODS.values() if {"of", "parts"} & {field.name for field in dataclasses.fields(cls)}]  # type: ignore[arg-type]
+    alone = [cls for cls in METHODS.values() if cls not in around]
+    folded = [cls for cls in alone if folds(cls(), BertConfig.tiny())]
+    labels = lambda model: getattr(model.head, "labels", ())
+    heads = (
+        Refusal(
+            f"a head other than {', '.join(cls.name for cls in ARCHITECTURES)}",
+            "plain BERT has none of this form; keep the native folder",
+            lambda model: type(model.head) not in ARCHITECTURES,
+        ),
+        Refusal(
+            "two classes of one name",
+            "label2id cannot hold them",
+            lambda model: len(set(labels(model))) < len(labels(model)),
+        ),
+        Refusal(
+            "the head none on a backbone without a pooler",
+            "BertModel has one; keep the native folder",
+            lambda model: isinstance(model.head, NoHead),
+        ),
+    )
+    part = Refusal(
+        "a part that is refused by itself", "see its kind", lambda model: not folds(model.method, model.config)
+    )
+    rounded = "the same function up to rounding, and the adapters do not come back; a quantised backbone becomes floats"
+    kinds = [
+        Kind("all of them", (), None, None, not_written=heads),
+        Kind(
+            "adapters within dense layers",
+            tuple(c for c in folded if c.fold is not Method.fold),
+            None,
+            save_hf,
+            rounded,
+        ),
+        Kind(
+            "what trains the backbone itself, or nothing",
+            tuple(c for c in folded if c.fold is Method.fold),
+            None,
+            save_hf,
+        ),
+        Kind("around others", tuple(around), None, save_hf, "as their parts", not_written=(part,)),
+    ]
+    left = [cls for cls in alone if cls not in folded]
+    for reason in dict.fromkeys(cls.not_foldable for cls in left):
+        always = Refusal(
+            "always", f"{reason}, and cannot be folded", lambda model: not folds(model.method, model.config)
+        )
+        kinds.append(
+            Kind("others", tuple(c for c in left if c.not_foldable == reason), None, None, not_written=(always,))
+        )
+    return tuple(kinds)
+
+
+KINDS = _kinds()
+"""What becomes plain weights: `Model.fold` decides."""

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapters_jax import tensors, trees
-from adapters_jax.errors import AdapterError
-from adapters_jax.interop.rules import Flat
+from adapters_jax.errors import AdapterError, ConfigError
+from adapters_jax.interop.rules import QUANTISED, Flat, refuse
 from adapters_jax.model import Model
 from adapters_jax.sharding import fetch
 from adapters_jax.types import Tree
@@ -32,8 +32,10 @@ def stored(model: Model, params: Tree, backbone: Any, where: Path) -> Flat:
         where: begins the line of an error.
 
     Raises:
+        ConfigError: the backbone is quantised.
         AdapterError: params are not the model's, not finite, or differ from the backbone where it is not trained.
     """
+    refuse((QUANTISED,), backbone, f"backbone {backbone.name}", ConfigError)
     template, places = _parts(model, backbone.params)
     if unlike := set(trees.flatten(params)) ^ set(trees.flatten(template)):
         raise AdapterError(f"{where}: not saved, expected the model's own params, got other leaves: {min(unlike)}")

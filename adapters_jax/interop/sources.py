@@ -5,30 +5,22 @@ import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from adapters_jax import artefact, hub, manifest
 from adapters_jax.bert.backbone import Backbone
 from adapters_jax.errors import AdapterError, AdaptersJaxError, ConfigError
-from adapters_jax.interop import folders, pickles
+from adapters_jax.interop import folders, hf, pickles
 from adapters_jax.methods import Method
 from adapters_jax.model import Model
 from adapters_jax.types import Tree
 
-FILES = (
-    manifest.NAME,
-    "adapter_config.json",
-    "adapter_setup.json",
-    "adapter_fusion_config.json",
-    "head_config.json",
-    "adapter_interface.json",
-    "adapter.safetensors",
-    "adapter_model.safetensors",
-    "model_head.safetensors",
-    "model_adapter_fusion.safetensors",
-)
+FILES = folders.NAMES
 """What is fetched of a repository: nothing else is read, and no pickle is, unless it is asked for."""
+
+BACKBONE = (hf.CONFIG, hf.WEIGHTS, *hf.TOKENIZER)
+"""What is fetched beside pickles, which may be a backbone's; and what a folded model is pushed as."""
 
 SETUP = "adapter_setup.json"
 """AdapterHub's description of several adapters, each in a folder of its own."""
@@ -69,7 +61,7 @@ def load_adapter(
             artefact of ours, an adapter of peft's or of AdapterHub's; told apart by their files.
         backbone: the `Backbone` it was trained on. Our manifest proves that it is; the files of others do not tell.
         methods: name -> class of methods that are not in `METHODS`.
-        labels: names of the classes, in order, for files of peft's, which lack them.
+        labels: names of the classes, in order, where the files have none: peft's, and some of AdapterHub's.
 
     Raises:
         AdapterError: files that are missing, damaged, of another model, or of a kind that we lack; a hub that cannot
@@ -87,12 +79,12 @@ def read(
     from adapters_jax.interop.adapterhub import load_adapterhub
     from adapters_jax.interop.peft import load_peft
 
-    if labels and source.kind != "peft":
-        raise ConfigError(f"{source.name}: labels: expected none, since its own files name the classes")
     if source.kind == "peft":
         return load_peft(source.folder, backbone, labels=tuple(labels))
     if source.kind == "adapterhub":
-        return load_adapterhub(source.folder, backbone)
+        return load_adapterhub(source.folder, backbone, labels=tuple(labels))
+    if labels:
+        raise ConfigError(f"{source.name}: labels: expected none, since its own files name the classes")
     return artefact.load_adapter(source.folder, backbone, methods)
 
 
@@ -113,13 +105,18 @@ def opened(source: str | Path, allow_pickle: bool = False) -> Iterator[Source]:
         yield Source(Path(source), kind_of(Path(source)), text)
         return
     repo, revision = hub.parse(text)
-    wanted = (*FILES, *pickles.FILES) if allow_pickle else FILES
+    wanted = (*FILES, *BACKBONE) if allow_pickle else FILES
     found, commit = hub.fetch(repo, revision, wanted, AdapterError, text)
-    if (found / SETUP).is_file():
-        wanted = (*wanted, *(f"*/{name}" for name in wanted))
+    below = (found / SETUP).is_file()
+    more = tuple(f"*/{name}" for name in wanted) if below else ()
+    if allow_pickle:
+        more += tuple(name for name, safe in pickles.FILES.items() if not (found / safe).is_file())
+        more += tuple(f"*/{name}" for name in pickles.ADAPTERS if below)
+    if more:
+        wanted = (*wanted, *more)
         found, _ = hub.fetch(repo, commit, wanted, AdapterError, text)
     name = f"{hub.PREFIX}{repo}@{commit}"
-    _refuse_pickles_alone(found, name, repo, commit, allow_pickle)
+    _refuse_no_adapter(hub.chosen(found, wanted), name, repo, commit)
     logging.getLogger(__name__).info("%s: fetched", name)
     with tempfile.TemporaryDirectory() as copy:
         folder = Path(copy, "files")
@@ -144,13 +141,25 @@ def kind_of(folder: Path) -> str:
     return "adapterhub" if any((folder / name).exists() for name in others) else "none"
 
 
-def _refuse_pickles_alone(found: Path, name: str, repo: str, commit: str, allow_pickle: bool) -> None:
-    if allow_pickle or any(found.rglob("*.safetensors")):
+def stale(there: Collection[str], pushed: Collection[str]) -> list[str]:
+    """Which files of a repository to delete when others are pushed: what an adapter or a folded model left there.
+
+    An older adapter's files would be read beside the new ones, or in their place.
+    """
+    old = [name for name in (*FILES, *pickles.FILES, *BACKBONE) if name in there]
+    if SETUP in there:
+        old += [path for path in there if path.count("/") == 1 and path.split("/")[1] in (*FILES, *pickles.ADAPTERS)]
+    return [name for name in old if name not in pushed]
+
+
+def _refuse_no_adapter(fetched: Sequence[Path], name: str, repo: str, commit: str) -> None:
+    """Refuses a repository of which nothing was fetched that holds weights: its list tells why."""
+    if any(path.suffix == ".safetensors" or path.name in pickles.FILES for path in fetched):
         return
     there = hub.listing(repo, commit)
-    pickled = sorted(set(there) & set(pickles.FILES))
+    pickled = sorted(path for path in there if path.endswith(".bin") and "/" not in path)
     if pickled:
-        raise AdapterError(f"{name}: expected safetensors, found {pickles.reason(pickled[0], name)}")
+        raise AdapterError(f"{name}: expected safetensors, found {pickles.reason(pickled, name)}")
     raise AdapterError(
         f"{name}: expected an adapter (one of {', '.join(FILES[-4:])}), found {', '.join(there[:5]) or 'nothing'}"
     )
@@ -159,8 +168,8 @@ def _refuse_pickles_alone(found: Path, name: str, repo: str, commit: str, allow_
 def _copy(found: Path, folder: Path, wanted: Sequence[str]) -> None:
     """Plain copies of the wanted files, of those alone: other programs fetch into the same cache."""
     folder.mkdir()
-    for path in sorted(found.rglob("*")):
+    for path in hub.chosen(found, wanted):
         place = path.relative_to(found)
-        if path.is_file() and path.name in {Path(name).name for name in wanted} and len(place.parts) <= 2:
+        if len(place.parts) <= 2:
             (folder / place).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / place)

@@ -27,6 +27,7 @@ class Hub:
     Attributes:
         commits: repository -> commit -> name -> content.
         branches: repository -> branch -> commit.
+        wrong: name -> what is sent in the place of its content.
         cuts: name -> how often the connection is still to be cut in the middle of that file.
         private: repositories that are 401 to everybody without the token.
         requests: "METHOD path" of all requests.
@@ -117,7 +118,8 @@ class Hub:
             def info(self, repo: str, revision: str = "main") -> None:
                 if commit := self.commit_of(repo, revision):
                     names = [{"rfilename": name} for name in hub.commits[repo][commit]]
-                    self.answer(200, {"id": repo, "modelId": repo, "sha": commit, "siblings": names, "tags": []})
+                    own = {"id": repo, "modelId": repo, "sha": commit, "siblings": names, "tags": []}
+                    self.answer(200, own | {"private": repo in hub.private})
 
             def tree(self, repo: str, revision: str) -> None:
                 if commit := self.commit_of(repo, revision):
@@ -202,6 +204,8 @@ class Hub:
                     row = json.loads(line)
                     if row["key"] == "file":
                         files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+                    elif row["key"] == "deletedFile":
+                        del files[row["value"]["path"]]
                     elif row["key"] == "lfsFile":
                         files[row["value"]["path"]] = hub.uploaded[row["value"]["oid"]]
                 made = hub.add(repo, files)

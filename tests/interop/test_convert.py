@@ -14,6 +14,7 @@ from adapters_jax import cli, testing
 from adapters_jax.artefact import read_manifest
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.flags import fill, merge, read_argv
+from adapters_jax.interop import save_adapterhub, save_hf, save_peft
 from adapters_jax.interop.sources import kind_of
 from tests.interop.drawn import LABELS, drawn
 from tests.refusal import refused
@@ -80,6 +81,8 @@ def test_what_is_refused(saved: Path, tiny, tmp_path: Path, capsys):
     assert "expected a new or empty folder, found files in it" in told(source, f"--out={saved}", "--to=peft")
     assert "--dry-run: expected --push-to-hub=user/name beside it" in told(source, out, "--to=peft", "--dry-run")
     assert "labels: expected none" in told(source, out, "--to=peft", "--labels=a,b,c")
+    assert "labels: expected none" in told(source, out, "--to=native", "--labels=a,b,c")
+    assert "--license: expected --push-to-hub=user/name beside it" in told(source, out, "--to=peft", "--license=mit")
     assert "expected the folder of an adapter, found none" in told(f"--from={tmp_path / 'no'}", out, "--to=native")
     assert "expected a folder with config.json" in told(source, out, "--to=peft", "--backbone=./none")
 
@@ -140,3 +143,47 @@ def test_the_guide_s_module_runs(tiny):
     exec(compile(block, "docs/exchange.md", "exec"), scope)
     assert scope["output"].logits.shape == (1, 3)
     testing.assert_same(scope["params"], params)
+
+
+def test_labels_of_adapterhub_s_classes_that_have_none(saved: Path, tiny, tmp_path: Path):
+    theirs = tmp_path / "theirs"
+    convert(saved, theirs, "--to=adapterhub")
+    config = json.loads((theirs / "head_config.json").read_text())
+    with pytest.raises(ConfigError, match="labels: expected none, since its own files name the classes"):
+        aj.load_adapter(theirs, tiny, labels=("a", "b", "c"))
+    config["config"]["label2id"] = None
+    (theirs / "head_config.json").write_text(json.dumps(config))
+    assert aj.load_adapter(theirs, tiny)[0].head.labels == ("0", "1", "2")
+    with pytest.raises(ConfigError, match="labels: expected 3 names, one for each class, got 2"):
+        aj.load_adapter(theirs, tiny, labels=("a", "b"))
+    convert(theirs, tmp_path / "ours", "--to=native", f"--labels={','.join(LABELS)}")
+    assert aj.load_adapter(tmp_path / "ours", tiny)[0] == aj.load_adapter(saved, tiny)[0]
+
+
+def test_an_older_adapter_of_another_form_is_not_mixed_in(saved: Path, tiny, tmp_path: Path):
+    """It would be read beside the new one, or in its place."""
+    lora, bare = drawn(tiny, aj.LoRA(rank=2)), drawn(tiny, aj.LoRA(rank=2), aj.NoHead())
+    stack = drawn(tiny, aj.Stack((aj.Pfeiffer(bottleneck=4), aj.Pfeiffer(bottleneck=4))))
+    others = {
+        "native": lambda folder: aj.save_adapter(folder, *lora, tiny),
+        "peft": lambda folder: save_peft(folder, *lora, tiny),
+        "adapterhub": lambda folder: save_adapterhub(folder, *lora, tiny),
+        "bare": lambda folder: save_adapterhub(folder, *bare, tiny),
+        "stack": lambda folder: save_adapterhub(folder, *stack, tiny),
+        "hf": lambda folder: save_hf(folder, *lora, tiny),
+        "pickled": lambda folder: (folder.mkdir(), (folder / "pytorch_adapter.bin").write_bytes(b"")),
+    }
+    savers = [name for name in others if name not in ("native", "pickled")]
+    mixed = {(new, old) for new in savers for old in others if old not in (new, "hf")} - {("adapterhub", "bare")}
+    for new, old in mixed:
+        folder = tmp_path / f"{new}-{old}"
+        others[old](folder)
+        before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+        with pytest.raises(AdapterError, match="expected a new folder, or one whose adapter is replaced as a whole"):
+            others[new](folder)
+        assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before, (new, old)
+    for name in savers:  # its own form is replaced, and a head is added
+        others[name](tmp_path / name)
+        others[name](tmp_path / name)
+    others["adapterhub"](tmp_path / "bare")
+    assert aj.load_adapter(tmp_path / "bare", tiny)[0].head.labels == LABELS

@@ -92,6 +92,8 @@ def tensors_changed(rng: random.Random, data: bytes) -> bytes:
         flat[first + rng.choice((".x", "_", ".weight"))] = leaf
     elif kind == 4:
         flat[first] = leaf.astype(rng.choice((np.float16, np.float64, np.int32, np.bool_)))
+        if flat[first].dtype == np.float64 and flat[first].size and rng.randrange(2):
+            flat[first].flat[0] = 1e300  # finite, until it is float32
     elif kind == 5:
         flat[first] = np.full_like(leaf, rng.choice((np.nan, np.inf, -np.inf, 3e38)))
     elif kind == 6:

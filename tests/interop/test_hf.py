@@ -106,3 +106,19 @@ def test_what_cannot_be_folded_is_refused(tiny: aj.Backbone, tmp_path: Path):
     with pytest.raises(AdapterError, match=r"NaN or infinity in classifier\.bias"):
         save_hf(tmp_path / "a", model, params, tiny)
     assert not (tmp_path / "a").exists()
+
+
+def test_classes_of_one_name_are_refused(tiny: aj.Backbone, tmp_path: Path):
+    for head in (aj.Classification(labels=("a", "b", "a")), aj.TokenClassification(labels=("O", "O"))):
+        with pytest.raises(ConfigError, match=f"head {head.name}: expected classes of different names, which label2id"):
+            save_hf(tmp_path / "a", *drawn(tiny, aj.LoRA(rank=2), head), tiny)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_tokenizer_of_another_backbone_is_not_mixed_in(tiny: aj.Backbone, tmp_path: Path):
+    model, params = drawn(tiny, aj.LoRA(rank=2))
+    save_hf(tmp_path / "hf", model, params, tiny)
+    save_hf(tmp_path / "hf", model, params, tiny)  # in its own place
+    (tmp_path / "hf" / "added_tokens.json").write_text("{}")
+    with pytest.raises(AdapterError, match=r"replaced as a whole, found added_tokens\.json beside it"):
+        save_hf(tmp_path / "hf", model, params, tiny)

@@ -7,35 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import adapters_jax as aj
-from adapters_jax import cli, testing
+from adapters_jax import testing
 from adapters_jax.errors import AdapterError, BackboneError, ConfigError
 from adapters_jax.hub import parse
+from adapters_jax.interop import save_adapterhub
 from tests.interop.drawn import drawn
 from tests.interop.hub_server import Hub
-from tests.refusal import refused
 
 REPO, SOURCE = "me/films", "hf:me/films"
 WEIGHTS = "adapter.safetensors"
-
-
-@pytest.fixture(scope="module")
-def saved(tiny, tmp_path_factory) -> Path:
-    """An artefact with all that a manifest can tell."""
-    folder = tmp_path_factory.mktemp("saved") / "adapter"
-    model, params = drawn(tiny, aj.LoRA(rank=2))
-    extra = {"command": ["python", "-m", "train.glue", "--task=rte", "--note=it's"], "columns": ["text"]}
-    told = dict(task="rte", scores={"accuracy": 0.81254}, max_length=32, seed=3, data="glue/rte", extra=extra)
-    aj.save_adapter(folder, model, params, tiny, **told)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub waits a second before it tries again."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -146,59 +128,58 @@ def test_a_backbone_comes_the_same_way(hub: Hub, tiny):
     assert not any("pytorch_model" in line for line in hub.requests)
 
 
-def push(saved: Path, *flags: str) -> None:
-    cli.main(["convert", f"--from={saved}", f"--push-to-hub={REPO}", *flags])
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: files of the cache are no links, whose targets are named by their content."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS_WARNING", True)
 
 
-def header(card: bytes) -> dict:
-    return yaml.safe_load(card.decode().split("---\n")[1])
+@pytest.mark.parametrize("name", [WEIGHTS, "adapter_config.json"])
+def test_content_is_checked_without_links_too(name: str, hub: Hub, tiny, tmp_path: Path, no_links, caplog):
+    save_adapterhub(tmp_path / "a", *drawn(tiny, aj.LoRA(rank=2)), tiny)
+    whole = files(tmp_path / "a")
+    hub.add(REPO, whole)
+    testing.assert_same(aj.load_adapter(SOURCE, tiny)[1], aj.load_adapter(tmp_path / "a", tiny)[1])
+    assert not caplog.records
+    hub.add("me/changed", whole)
+    hub.wrong[name] = whole[name][:-2] + bytes([whole[name][-2] ^ 1]) + whole[name][-1:]
+    assert f"{name}: expected the content that the hub names" in fails("hf:me/changed", tiny)
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, of its HTTP library
-def test_push_and_load_again(hub: Hub, saved: Path, tiny, monkeypatch, capsys):
-    monkeypatch.setenv("HF_TOKEN", hub.token)
-    push(saved, "--license=apache-2.0", "--private")
-    told = json.loads(capsys.readouterr().out)
-    assert told["pushed"].startswith(f"{hub.endpoint}/{REPO}/commit/")
-    pushed = hub.head(REPO)
-    assert {name: pushed[name] for name in (WEIGHTS, "manifest.json")} == files(saved)
-    assert set(pushed) == {WEIGHTS, "manifest.json", "README.md"} and REPO in hub.private
-    testing.assert_same(aj.load_adapter(SOURCE, tiny)[1], aj.load_adapter(saved, tiny)[1])
-
-
-def test_the_card_says_what_the_manifest_holds(hub: Hub, saved: Path, tmp_path: Path, capsys):
-    push(saved, "--license=mit", "--dry-run", f"--out={tmp_path / 'out'}")
-    assert not hub.requests
-    assert json.loads(capsys.readouterr().out)["files"] == ["README.md", WEIGHTS]  # and the manifest
-    card = (tmp_path / "out" / "README.md").read_bytes()
-    assert header(card) == {
-        "license": "mit",
-        "library_name": "adapters_jax",
-        "pipeline_tag": "text-classification",
-        "tags": ["adapters_jax", "adapter", "lora", "bert", "rte"],
-    }
-    for text in (
-        "| method | lora |",
-        "| rank | 2 |",
-        "| labels | ja, nein \\| ☃, weiß nicht |",
-        "| data | glue/rte |",
-        "| seed | 3 |",
-        "| accuracy | 0.8125 |",
-        "python -m train.glue --task=rte '--note=it'\"'\"'s'",
-        'aj.load_adapter("hf:me/films", backbone)',
-        "safetensors ",
-    ):
-        assert text in card.decode()
-
-
-def test_pushing_is_refused_in_one_line(hub: Hub, saved: Path, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "not pushed, not open to you; log in" in refused(capsys, push, saved)
+def test_without_links_and_network_a_warning_says_what_is_not_checked(hub: Hub, saved, tiny, no_links, caplog):
+    hub.add(REPO, files(saved))
+    aj.load_adapter(SOURCE, tiny)
     hub.http.shutdown()
     hub.http.server_close()
-    assert "hf:me/films: not pushed (" in refused(capsys, push, saved)
-    assert "expected hf:user/name" in refused(capsys, cli.main, ["convert", f"--from={saved}", "--push-to-hub=films"])
-    assert "--out" in refused(capsys, push, saved, "--dry-run")
+    aj.load_adapter(SOURCE, tiny)
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "adapters_jax.hub")
+    assert f"{SOURCE}: not checked against the hub's names of their content: {WEIGHTS}, manifest.json" in told
+
+
+def test_a_cut_download_is_no_adapter_without_a_network(hub: Hub, tiny, tmp_path: Path):
+    """Its head is missing, so that it would load as the adapter of a bare encoder."""
+    save_adapterhub(tmp_path / "a", *drawn(tiny, aj.LoRA(rank=2)), tiny)
+    commit = hub.add(REPO, files(tmp_path / "a"))
+    aj.load_adapter(SOURCE, tiny)
+    (snapshot,) = (tmp_path / "hub-cache").glob(f"**/snapshots/{commit}")
+    for name in ("head_config.json", "model_head.safetensors"):
+        (snapshot / name).unlink()
+    hub.http.shutdown()
+    hub.http.server_close()
+    assert "no whole copy is cached" in fails(SOURCE, tiny)
+
+
+def test_only_files_that_are_used_are_checked(hub: Hub, saved: Path, tiny, tmp_path: Path):
+    commit = hub.add(REPO, files(saved))
+    aj.load_adapter(SOURCE, tiny)
+    (snapshot,) = (tmp_path / "hub-cache").glob(f"**/snapshots/{commit}")
+    (tmp_path / ("0" * 64)).write_bytes(b"of another program, half of it")
+    (snapshot / "tf_model.h5").symlink_to(tmp_path / ("0" * 64))
+    aj.load_adapter(SOURCE, tiny)
+    (snapshot / WEIGHTS).unlink()
+    (snapshot / WEIGHTS).symlink_to(tmp_path / ("0" * 64))
+    assert "expected the content that the hub names 0000" in fails(SOURCE, tiny)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Adapters as peft's folders: those that peft wrote give its outputs, ours come back bit for bit."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,14 +10,18 @@ from safetensors.numpy import load_file
 
 import adapters_jax as aj
 from adapters_jax import trees
+from adapters_jax.bert import quant
 from adapters_jax.errors import AdapterError, ConfigError
-from adapters_jax.interop import load_peft, save_peft
+from adapters_jax.interop import load_peft, save_adapterhub, save_peft
 from adapters_jax.interop.folders import read_config
 from adapters_jax.interop.peft import KINDS
 from adapters_jax.testing import assert_same
 from parity import peft_cases, peft_ours
+from tests.interop.drawn import LABELS, drawn
 
 BOUND = 1e-5
+
+TYPES = "ignore:.*on the bare encoder, peft drops token types:UserWarning"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,6 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("written_there", sorted(path.name for path in folder.iterdir()))
 
 
+@pytest.mark.filterwarnings(TYPES)
 def test_a_folder_of_peft_gives_its_outputs(written_there: str, golden: Path):
     folder, small = golden / "peft" / written_there, peft_ours.backbone(pooler="pooler" not in written_there)
     model, params = load_peft(folder, small)
@@ -47,6 +53,7 @@ def test_every_kind_is_among_the_stored_ones(golden: Path):
 EXACT = [name for name in peft_ours.CASES if not name.startswith(("adalora", "prefix-", "p_tuning", "lora-regression"))]
 
 
+@pytest.mark.filterwarnings(TYPES)
 @pytest.mark.parametrize("name", EXACT)
 def test_there_and_back_bit_for_bit(name: str, tmp_path: Path):
     model, params, small = peft_ours.case(name)
@@ -61,6 +68,7 @@ def test_there_and_back_bit_for_bit(name: str, tmp_path: Path):
     assert again.method.positions(model.config) == model.method.positions(model.config)
 
 
+@pytest.mark.filterwarnings(TYPES)
 @pytest.mark.parametrize(
     "name", ["prefix-network-texts", "prefix-v2-tokens", "p_tuning-lstm-texts", "p_tuning-mlp-bare"]
 )
@@ -128,8 +136,68 @@ def test_the_default_of_peft_scales_the_values_twice(golden: Path):
     np.testing.assert_array_equal(params["adapters"]["encoder"]["value"]["scale"][1], expected)
 
 
+@pytest.mark.parametrize("case", ["lora-linear", "lora-dense"])
+def test_a_pooler_that_lora_changed_is_the_heads_own(case: str, golden: Path, tmp_path: Path):
+    model, params = load_peft(golden / "peft" / case, peft_ours.backbone())
+    assert model.head == aj.Classification(num_labels=3, own_pooler=True)
+    plain = np.asarray(params["backbone"]["pooler"]["kernel"])
+    assert abs(np.asarray(params["head"]["pooler"]["kernel"]) - plain).max() > 0.01
+    save_peft(tmp_path, model, params, peft_ours.backbone())
+    again, loaded = load_peft(tmp_path, peft_ours.backbone())
+    assert again == model
+    assert_same(loaded, params)
+
+
+@pytest.mark.parametrize("name", ["prefix-bare", "prompt-bare"])
+def test_token_types_that_peft_drops_are_told(name: str, tmp_path: Path):
+    model, params, small = peft_ours.case(name)
+    with pytest.warns(UserWarning, match="peft drops token types with P.*not for pairs"):
+        save_peft(tmp_path, model, params, small)
+    with pytest.warns(UserWarning, match="peft drops token types"):
+        load_peft(tmp_path, small)
+
+
+AROUND = {
+    "frozen": aj.Frozen(peft_ours.METHODS["lora"]),
+    "dropped": aj.AdapterDrop(aj.LoRA(rank=2), drop=1),
+    "both": aj.Frozen(aj.AdapterDrop(aj.IA3(), drop=1, robust=True)),
+    "AdaLoRA": aj.AdapterDrop(aj.AdaLoRA(rank=2), drop=1),
+    "nothing left out": aj.AdapterDrop(aj.LoRA(rank=2), robust=True),
+}
+
+
+@pytest.mark.parametrize("method", AROUND.values(), ids=AROUND)
+def test_what_is_around_a_method_is_left_out(method: aj.Method, tmp_path: Path):
+    small = peft_ours.backbone()
+    model, params = drawn(small, method)
+    save_peft(tmp_path, model, params, small)
+    again, loaded = load_peft(tmp_path, small, labels=LABELS)
+    of = method.of.of if isinstance(method.of, aj.AdapterDrop) else method.of
+    left = (1,) if "drop=1" in repr(method) else None
+    assert (type(again.method), again.method.layers) == (type(of), left)
+    assert_same(loaded, params)
+    batch = peft_cases.batch("lora-texts", False)
+    np.testing.assert_array_equal(again.apply(loaded, batch).logits, model.apply(params, batch).logits)
+
+
+@pytest.mark.parametrize("save", [save_peft, save_adapterhub])
+def test_a_quantised_backbone_is_not_taken_for_a_plain_one(save, tmp_path: Path):
+    small = peft_ours.backbone()
+    small = dataclasses.replace(small, params=quant.quantise(small.params, "nf4")[0])
+    model = aj.Model(small.config, aj.LoRA(rank=2, alpha=2.0), aj.Classification(num_labels=3))
+    params = model.init(jax.random.key(0), small.params)
+    with pytest.raises(ConfigError, match="backbone small: a quantised backbone: .*float backbone.*--to=hf.*'nf4'"):
+        save(tmp_path / "out", model, params, small)
+    assert not (tmp_path / "out").exists()
+
+
 REFUSED = {
     "another method": (aj.Houlsby(bottleneck=4), aj.NoHead(), "method houlsby: peft has no counterpart"),
+    "left out, a network": (
+        aj.AdapterDrop(aj.PTuningV2(length=5), drop=1),
+        aj.NoHead(),
+        "method adapter_drop: adapter_drop around another method than LoRA",
+    ),
     "another head": (aj.LoRA(), aj.MaskedLM(), "head masked_lm: another head: .* expected classification"),
     "positions from 0": (
         aj.Prefix(5, bottleneck=0),

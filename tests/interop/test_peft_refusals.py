@@ -1,6 +1,9 @@
 """What peft's folders may hold that we cannot have: refused in one line, whatever it is."""
 
 import json
+import os
+import random
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from adapters_jax import tensors
 from adapters_jax.errors import AdapterError
 from adapters_jax.interop import load_peft
 from adapters_jax.interop.peft import patterns
@@ -46,7 +50,15 @@ OPTIONS = {
     "a turned layer": ("lora-texts", dict(fan_in_fan_out=True), "options that we have, got fan_in_fan_out = True"),
     "biases": ("lora-texts", dict(bias="lora_only"), "trained biases .*expected bias none"),
     "a changed backbone": ("lora-texts", dict(init_lora_weights="pissa"), "a start that changes the backbone"),
-    "the pooler": ("lora-texts", dict(target_modules=["query", "value", "dense"]), "a module outside of the layers"),
+    "the pooler of tags": (
+        "lora-bare",
+        dict(target_modules=["query", "pooler.dense"]),
+        "a module outside of the layers",
+    ),
+    "the pooler, AdaLoRA": ("adalora-texts", dict(target_modules="all-linear"), "a module outside of the layers"),
+    "the pooler, IA3": ("ia3-texts", dict(target_modules=["key", "pooler.dense"]), "a module outside of the layers"),
+    "the pooler's tensors": ("lora-texts", dict(target_modules=["query", "dense"]), "tensor .*pooler.dense.lora_A"),
+    "the pooler's rank": ("lora-linear", dict(rank_pattern={"pooler.dense": 0}), "a rank of 1 to 64 for bert.pooler"),
     "an embedding": ("lora-bare", dict(target_modules=["query", "word_embeddings"]), "a module outside of the layers"),
     "more modules": ("lora-texts", dict(target_modules=["query", "value", "key"]), "expected a tensor .*key.lora_A"),
     "fewer modules": ("lora-texts", dict(target_modules=["query"]), "expected no other tensors, got .*value"),
@@ -69,9 +81,30 @@ OPTIONS = {
     "an alpha beyond": ("lora-texts", dict(lora_alpha=float("inf")), "lora_alpha: expected a finite number"),
     "no flag": ("lora-texts", dict(use_dora="yes"), "use_dora: expected true or false"),
     "no list": ("lora-texts", dict(modules_to_save=[1]), "modules_to_save: expected a list of texts"),
-    "a slow expression": ("lora-texts", dict(target_modules="(.*a)*.*"), "target_modules: expected .*quickly matched"),
+    "a slow expression": (
+        "lora-texts",
+        dict(target_modules="(((a?){50}){50})" * 500),
+        "target_modules: .*quickly matched",
+    ),
+    "a lookbehind": ("lora-texts", dict(target_modules="(?<=a)b"), "target_modules: expected .*quickly matched"),
+    "many patterns": (
+        "lora-texts",
+        dict(rank_pattern={f"{i}.query": 2 for i in range(2000)}),
+        "rank_pattern: expected at most 1024 expressions",
+    ),
+    "long patterns": (
+        "lora-texts",
+        dict(rank_pattern={f"{i}.*" * 600: 2 for i in range(1000)}),
+        "rank_pattern: expected at most 1024 expressions of 32768 characters together",
+    ),
+    "no layer": ("lora-texts", dict(layers_to_transform=["0"]), "layers_to_transform: expected numbers of layers"),
+    "alternatives": (
+        "lora-texts",
+        dict(layers_to_transform=[0], layers_pattern="layer|layers"),
+        "layers_pattern: expected alternatives in parentheses",
+    ),
     "a broken expression": ("lora-texts", dict(target_modules="(("), "target_modules: expected .*quickly matched"),
-    "a slow pattern": ("lora-texts", dict(alpha_pattern={"(a|a)+": 1}), "alpha_pattern: expected .*quickly matched"),
+    "a slow pattern": ("lora-texts", dict(alpha_pattern={"(?>a)": 1}), "alpha_pattern: expected .*quickly matched"),
     "no magnitude": ("lora-texts", dict(use_dora=True), "expected a tensor .*lora_magnitude_vector, found none"),
     "AdaLoRA's variants": ("adalora-texts", dict(use_rslora=True), "options of LoRA's variants"),
     "AdaLoRA's rank": ("adalora-texts", dict(init_r=3), "rank_pattern: expected 3 booleans for bert.encoder"),
@@ -127,8 +160,8 @@ def test_tensors_that_do_not_fit(copied):
         "expected finite values": whole | {QUERY: np.full((2, 64), np.nan, "f4")},
         r"expected floats \[2, 64\], got int32 \[2, 64\]": whole | {QUERY: np.zeros((2, 64), "i4")},
     }
-    for message, tensors in cases.items():
-        save_file(tensors, folder / WEIGHTS)
+    for message, changed in cases.items():
+        save_file(changed, folder / WEIGHTS)
         with pytest.raises(AdapterError, match=message):
             load_peft(folder, SMALL)
 
@@ -152,29 +185,136 @@ def test_no_pooler_at_all(copied):
         load_peft(copied("lora-texts"), peft_ours.backbone(pooler=False))
 
 
-@pytest.mark.parametrize("options", [dict(target_modules=None), dict(r=2, unknown=None, layers_pattern="layer")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(target_modules=None),
+        dict(r=2, unknown=None, layers_pattern="layer"),
+        dict(layers_to_transform=[0, 1], layers_pattern="(layer|h)"),
+        dict(layers_to_transform=[0, 1, 7]),
+    ],
+)
 def test_what_changes_nothing_is_read(options, copied):
     assert load_peft(copied("lora-texts", **options), SMALL)[0].method.slots == ("query", "value")
 
 
-QUICK = (r".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$", r"encoder\.layer\.\d+\.[a-z.*]+", "query", r"a\*\(b\)*")
-SLOW = (
-    "(a+)+",
-    "(a|a)*b",
-    "a?" * 40,
-    "(a|b)" * 30,
-    ".*.*.*.*.*.*x",
-    r"(a)\1",
-    "(?=a)b",
-    "[",
-    "a" * (1 << 15),
-    "(a{9}){9}",
+ORDINARY = (
+    r".*encoder.*layer.*attention.*(query|value).*",
+    r"(?!.*(key|dense|Norm)).*encoder\.layer.*",
+    r"(?:.*\.)*(?=query|value)\w+",
+    r"bert\.encoder\.layer\.[0-9]{1,2}\.attention\.self\.(query|value)",
 )
 
 
-def test_only_quick_expressions_are_matched():
-    assert all(patterns.cost(pattern) <= patterns.MOST for pattern in QUICK)
-    assert all(patterns.cost(pattern) > patterns.MOST for pattern in SLOW)
+@pytest.mark.parametrize("expression", ORDINARY)
+def test_ordinary_expressions_are_read(expression: str, copied):
+    assert load_peft(copied("lora-texts", target_modules=expression), SMALL)[0].method.slots == ("query", "value")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(modules_to_save=[str(i) for i in range(300_000)]),
+        dict(layers_to_transform=list(range(300_000))),
+        dict(rank_pattern={rf"(.*\.)*.*{i}.*.*.*.*x": 3 for i in range(100)}),
+    ],
+    ids=["saved", "layers", "patterns"],
+)
+def test_long_lists_do_not_stall(options, copied):
+    """Minutes, where each name is compared with each, or Python's matcher goes back."""
+    assert load_peft(copied("lora-texts", **options), SMALL)[0].method.slots == ("query", "value")
+
+
+def test_steps_are_counted_and_end():
+    name = "a" * 60
+    for pattern in ("(a+)+b", "(a|a)*b", "(((a*)*)*)*b", ".*.*.*.*.*.*.*b", "(?=(a*)*b)a"):
+        work = patterns.Work()
+        assert not work.matches(patterns.parsed(pattern), name)
+        assert work.steps > patterns.STEPS - 50_000, pattern
+    nested = patterns.parsed("((a?){50}b?){50}" * 100)
+    with pytest.raises(patterns.Unfit, match="too many steps"):
+        patterns.Work(100_000).matches(nested, name)
+
+
+def drawn(rng: random.Random, depth: int) -> str:
+    """An expression over a, b and the dot."""
+    inner = lambda: drawn(rng, depth - 1)
+    kind = rng.randrange(10 if depth else 4)
+    if kind < 2:
+        return rng.choice("ab")
+    if kind == 2:
+        return rng.choice((".", r"\.", "[ab]", "[^a]", "[]a]", r"\w", r"\D", r"\b", "^", "$", "{"))
+    if kind == 3:
+        return rng.choice("ab.") + rng.choice(("*", "+", "?", "*?", "+?", "??", "{2}", "{1,2}", "{,2}", "{2,}"))
+    if kind == 4:
+        return f"({inner()})" + rng.choice(("*", "+", "?", "{2}", "{1,3}", "*?", ""))
+    if kind == 5:
+        return f"(?:{inner()}|{inner()})" + rng.choice(("", "*", "?"))
+    if kind == 6:
+        return rng.choice(("(?=", "(?!")) + inner() + ")"
+    return f"{inner()}|{inner()}" if kind == 7 else inner() + inner()
+
+
+def test_expressions_match_what_python_matches():
+    rng, found = random.Random(0), 0
+    for _ in range(500):
+        pattern = drawn(rng, 4)
+        for text in ("", "a", "a.b", "".join(rng.choices("ab.1", k=rng.randrange(7)))):
+            part, work, expected = patterns.parsed(pattern), patterns.Work(), bool(re.fullmatch(pattern, text))
+            assert work.matches(part, text) == expected, (pattern, text)
+            assert work.ends(part, text) == bool(re.match(rf"(.*\.)?({pattern})$", text)), (pattern, text)
+            found += expected
+    assert 100 < found < 1500
+
+
+@pytest.mark.parametrize("pattern", [r"(a)\1", "(?i)a", "(?>a)", "a++", "(?<!a)b", "[", "a" * (1 << 16), r"\x61"])
+def test_unknown_parts_of_expressions(pattern: str):
+    with pytest.raises(patterns.Unfit):
+        patterns.parsed(pattern)
+
+
+def test_float64_is_not_rounded_silently(copied):
+    folder = copied("lora-texts")
+    whole = load_file(folder / WEIGHTS)
+    for value in (1e300, 0.1, 1e-300):
+        save_file(whole | {QUERY: np.full((2, 64), value, "f8")}, folder / WEIGHTS)
+        with pytest.raises(AdapterError, match="that float32 holds, got float64 with others; save it as float32"):
+            load_peft(folder, SMALL)
+    save_file(whole | {QUERY: whole[QUERY].astype("f8")}, folder / WEIGHTS)
+    assert load_peft(folder, SMALL)[0].method.rank == 2
+
+
+def test_a_file_of_300_gb_is_not_read(copied):
+    file = copied("lora-texts") / WEIGHTS
+    whole, huge = file.read_bytes(), 300 << 30
+    os.truncate(file, huge)
+    with pytest.raises(AdapterError, match="its header tells of [0-9]+ bytes of tensors, [0-9]+ are there"):
+        load_peft(file.parent, SMALL)
+    entry = {"dtype": "U8", "shape": [huge], "data_offsets": [0, huge]}
+    header = json.dumps({"a": entry}).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(file, 8 + len(header) + huge)
+    with pytest.raises(AdapterError, match=f"expected at most {tensors.MOST} bytes of tensors, got {huge}"):
+        load_peft(file.parent, SMALL)
+    for data in (whole[:4], (1 << 40).to_bytes(8, "little") + whole[8:], b""):
+        file.write_bytes(data)
+        with pytest.raises(AdapterError, match="expected a safetensors file, got one that is not: its header"):
+            load_peft(file.parent, SMALL)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_links_as_in_the_hubs_cache(name: str, copied, tmp_path: Path):
+    file = copied("lora-texts") / name
+    file.rename(tmp_path / "blob")
+    file.symlink_to(tmp_path / "blob")
+    with pytest.raises(AdapterError, match=f"{name}: expected a file, found a link; copy .* hf:user/name"):
+        load_peft(file.parent, SMALL)
+
+
+def test_a_config_that_is_too_long(copied):
+    folder = copied("lora-texts", modules_to_save=["x" * (1 << 22)])
+    with pytest.raises(AdapterError, match="adapter_config.json: expected at most 4194304 bytes, got 419"):
+        load_peft(folder, SMALL)
 
 
 def test_a_key_that_stands_twice(copied):

@@ -9,6 +9,7 @@
 With a LayerNorm of the adapter's own, it stands there as adapter_down.0 too, and the dense layer is adapter_down.1.
 """
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ FIELDS: files.Fields = {
 PAST = {"attention_type": (object, None), "new_attention_norm": (object, None)}
 """Options of the first versions, which spoke of fusions."""
 
+IN_TRAINING = ("dropout", "stochastic_depth")
+"""Rates that change training alone: of the adapter's result there, of the inner activations here."""
+
 PLACES = {"attn_merge": "attention.output", "ffn_merge": "output"}
 SAME = ("gelu", "gelu_new", "relu", "relu6", "leaky_relu", "swish", "silu", "mish", "tanh", "sigmoid", "linear")
 """Activations that both have, by one name."""
@@ -104,7 +108,7 @@ def method(where: Path, given: Options, config: BertConfig) -> BottleneckMethod:
     if cls is Houlsby:
         own |= {"preset": "adapterhub"}
     if given["inv_adapter"]:
-        own |= {"invertible": True, "invertible_factor": _factor(where, given, config)}
+        own |= {"invertible": True, "invertible_factor": float(given["inv_adapter_reduction_factor"])}
     return cls(
         slots=tuple(slot for slot, there in slots.items() if there),
         activation=_activation(given),
@@ -134,14 +138,10 @@ def _widths(where: Path, given: Options, config: BertConfig) -> tuple[int, ...]:
     return tuple(0 if layer in left else width(layer) for layer in range(config.num_hidden_layers))
 
 
-def _factor(where: Path, given: Options, config: BertConfig) -> float:
-    """Of the invertible adapter: one for which our width, int(h / factor), is int(h // factor), as there."""
-    factor, half = given["inv_adapter_reduction_factor"], config.hidden_size // 2
-    if factor is None or factor < 1e-3 or int(half // factor) != max(1, int(half / factor)):
-        raise AdapterError(
-            f"{where}: inv_adapter_reduction_factor: expected a number above 0 that leaves {half} a width, got {factor}"
-        )
-    return float(factor)
+def _gives_width(factor: float | int | None, config: BertConfig) -> bool:
+    """Whether our width of an invertible adapter, int(h / factor), is int(h // factor), as there, and 1 at least."""
+    half = config.hidden_size // 2
+    return factor is not None and factor >= 1e-3 and int(half // factor) == max(1, int(half / factor))
 
 
 def rows(method: BottleneckMethod, config: BertConfig, name: str) -> list[Row]:
@@ -171,10 +171,21 @@ def rows(method: BottleneckMethod, config: BertConfig, name: str) -> list[Row]:
 
 def read(source: Source) -> tuple[BottleneckMethod, Flat]:
     given = files.options(source.where, source.options, {"architecture": (object, None), **FIELDS, **PAST})
-    refuse(KIND.not_read, given, source.where)
+    refuse(OPTIONS, given, source.where)
+    refuse((FACTOR,), (given, source.config), source.where)
+    for name in IN_TRAINING:
+        if given[name]:
+            _tell_not_kept(f"{source.where}: {name} {given[name]}")
     made = method(source.where, given, source.config)
     flat = files.take(source.claims, rows(made, source.config, source.name))
     return made, flat if given["is_parallel"] else _folded(source, given, made, flat)
+
+
+def _tell_not_kept(what: str) -> None:
+    logging.getLogger(__name__).warning(
+        "%s is not kept: ours and the library's act at different places, in training alone; the answers are the same",
+        what,
+    )
 
 
 def _folded(source: Source, given: Options, made: BottleneckMethod, flat: Flat) -> Flat:
@@ -202,6 +213,8 @@ def reduction(width: int, config: BertConfig) -> float:
 
 def write(method: BottleneckMethod, target: Target) -> tuple[Options, Flat]:
     config = target.config
+    if method.dropout:
+        _tell_not_kept(f"method {method.name}: dropout {method.dropout}")
     sizes = {layer: size for layer, size in enumerate(method.widths(config)) if size}
     factors = {str(layer): reduction(size, config) for layer, size in sizes.items()}
     same = len(set(sizes.values())) == 1
@@ -226,52 +239,59 @@ def write(method: BottleneckMethod, target: Target) -> tuple[Options, Flat]:
 
 
 def _unlike_width(model: Any) -> bool:
-    half, factor = model.config.hidden_size // 2, model.method.invertible_factor
-    return model.method.invertible and int(half // factor) != max(1, int(half / factor))
+    return model.method.invertible and not _gives_width(model.method.invertible_factor, model.config)
 
 
 def trains_norms(model: Any) -> bool:
     return bool(model.method.layer_norms)
 
 
+OPTIONS = (
+    Refusal("use_gating", "we have gates in UniPELT alone", lambda own: own["use_gating"]),
+    Refusal("ln_after", "a LayerNorm on the adapter's result, which we lack", lambda own: own["ln_after"]),
+    Refusal(
+        "inv_adapter other than nice",
+        "we have NICE couplings alone",
+        lambda own: own["inv_adapter"] not in (None, "nice"),
+    ),
+    Refusal("neither mh_adapter nor output_adapter", "it stands nowhere", lambda own: not _places(own)),
+    Refusal(
+        "a place of the LayerNorms and residuals that is none of houlsby's, pfeiffer's, lin's and parallel's",
+        "expected original_ln_before, original_ln_after and residual_before_ln of one of these",
+        lambda own: form(own) is None,
+    ),
+    Refusal(
+        "a non_linearity that we lack",
+        f"expected one of {', '.join((*SAME, *ALSO))}",
+        lambda own: _activation(own) is None,
+    ),
+    Refusal(
+        "a scaling other than a number, learned and channel",
+        "expected one of these",
+        lambda own: isinstance(own["scaling"], str) and own["scaling"] not in ("learned", "channel"),
+    ),
+    Refusal(
+        "a dropout or stochastic_depth that is no rate",
+        "expected 0 to 1",
+        lambda own: any(not 0 <= (own[name] or 0) <= 1 for name in IN_TRAINING),
+    ),
+)
+FACTOR = Refusal(
+    "an inv_adapter_reduction_factor of which int(d / 2 / factor) is another width than int(d / 2 // factor)",
+    "expected a number above 0 that gives at least 1",
+    lambda own: bool(own[0]["inv_adapter"]) and not _gives_width(own[0]["inv_adapter_reduction_factor"], own[1]),
+    lambda own: own[0]["inv_adapter_reduction_factor"],
+)
+
 KIND = Kind(
     title="bottleneck adapters (`seq_bn`, `double_seq_bn`, `par_bn`, `scaled_par_bn` and their options)",
     methods=(Houlsby, Pfeiffer, Lin, Parallel, ScaledParallel),
     read=read,
     write=write,
-    note="a scale of serial adapters is multiplied into W_up and b_up when loading; widths come back as `bottleneck`",
-    not_read=(
-        Refusal("use_gating", "we have gates in UniPELT alone", lambda own: own["use_gating"]),
-        Refusal("phm_layer", "Compacter's layers, which we lack", lambda own: own["phm_layer"]),
-        Refusal("ln_after", "a LayerNorm on the adapter's result, which we lack", lambda own: own["ln_after"]),
-        Refusal(
-            "inv_adapter other than nice",
-            "we have NICE couplings alone",
-            lambda own: own["inv_adapter"] not in (None, "nice"),
-        ),
-        Refusal("neither mh_adapter nor output_adapter", "it stands nowhere", lambda own: not _places(own)),
-        Refusal(
-            "a place of the LayerNorms and residuals that is none of houlsby's, pfeiffer's, lin's and parallel's",
-            "expected original_ln_before, original_ln_after and residual_before_ln of one of these",
-            lambda own: form(own) is None,
-        ),
-        Refusal(
-            "a non_linearity that we lack",
-            f"expected one of {', '.join((*SAME, *ALSO))}",
-            lambda own: _activation(own) is None,
-        ),
-        Refusal(
-            "a scaling other than a number, learned and channel",
-            "expected one of these",
-            lambda own: isinstance(own["scaling"], str) and own["scaling"] not in ("learned", "channel"),
-        ),
-        Refusal(
-            "dropout, stochastic_depth",
-            "they act at another place than ours, in training alone: set them to 0 in the config, the answers are the "
-            "same",
-            lambda own: own["dropout"] or own["stochastic_depth"],
-        ),
-    ),
+    note="a scale of serial adapters is multiplied into W_up and b_up when loading; widths come back as `bottleneck`; "
+    "dropout and stochastic_depth, which act in training alone, at other places than ours, become 0 both ways, with a "
+    "warning",
+    not_read=(*OPTIONS, FACTOR),
     not_written=(
         Refusal(
             "layer_norms",
@@ -292,12 +312,6 @@ KIND = Kind(
             "activation elu, selu",
             "the library does not know them",
             lambda model: model.method.activation not in SAME,
-        ),
-        Refusal(
-            "dropout",
-            "it acts at another place there, in training alone: take the method with dropout 0, the answers are the "
-            "same",
-            lambda model: model.method.dropout,
         ),
         Refusal(
             "an invertible_factor that gives another width there",

@@ -17,7 +17,7 @@ from adapters_jax import fields, tensors
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop import folders
-from adapters_jax.interop.rules import Flat
+from adapters_jax.interop.rules import Flat, Refusal, refuse
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 PLUGIN = "adapter_interface.json"
@@ -49,8 +49,40 @@ class _Required:
 
 REQUIRED = _Required()
 
+UNKNOWN = Refusal(
+    "an option that we do not know",
+    "it could change the function; take it out if it does not",
+    lambda own: set(own[0]) - set(own[1]),
+    lambda own: min(set(own[0]) - set(own[1])),
+)
+PLUGGED = Refusal(
+    f"a model behind the plug-in interface ({PLUGIN})",
+    "its adapters stand elsewhere; expected one trained with BertAdapterModel",
+    lambda folder: (folder / PLUGIN).exists(),
+)
+OTHER_MODEL = Refusal(
+    "another model_type than bert",
+    "load it on the model that it was trained on, elsewhere",
+    lambda own: own[0].get("model_type") not in (None, "bert"),
+    lambda own: own[0]["model_type"],
+)
+OTHER_WIDTH = Refusal(
+    "another hidden_size than the backbone's",
+    "load the backbone that it was trained on",
+    lambda own: own[0].get("hidden_size") not in (None, own[1].hidden_size),
+    lambda own: own[0]["hidden_size"],
+)
+NOT_READ = (UNKNOWN, PLUGGED, OTHER_MODEL, OTHER_WIDTH)
 
-def options(where: Path, given: Any, known: Fields) -> Options:
+NESTED: Fields = {
+    "block_type": (str | None, REQUIRED),
+    "non_linearity": (str | None, None),
+    "reduction_factor": (float | None, REQUIRED),
+}
+"""Options of `invertible_adapter`, which files of version 1 have; the activation is the adapter's, there too."""
+
+
+def options(where: str | Path, given: Any, known: Fields) -> Options:
     """The options of a config, with the library's defaults for those that are not given.
 
     Raises:
@@ -58,12 +90,8 @@ def options(where: Path, given: Any, known: Fields) -> Options:
     """
     if not isinstance(given, dict):
         raise AdapterError(f"{where}: expected an object of options, got {given!r:.60}")
+    refuse((UNKNOWN,), (given, known), where)
     for key, value in given.items():
-        if key not in known:
-            raise AdapterError(
-                f"{where}: expected some of the options {', '.join(known)}, got {key[:60]!r}, which could change the "
-                "function; take it out if it does not"
-            )
         if not fields.fits(value, known[key][0]) or (isinstance(value, int | float) and not abs(value) <= LARGEST):
             raise AdapterError(f"{where}: {key}: expected {_shown(known[key][0])}, got {value!r:.60}")
     found = {key: default for key, (_, default) in known.items()} | given
@@ -134,12 +162,13 @@ def take(claims: folders.Claims, rows: Iterable[Row]) -> Flat:
     return flat
 
 
-def put(rows: Iterable[Row], flat: Flat) -> Flat:
-    """The inverse of `take`: the rows' leaves are taken out of `flat`."""
-    return {row.name: own(flat, row).T if row.turned else own(flat, row).reshape(row.shape) for row in rows}
+def put(rows: Iterable[Row], flat: Flat, part: str = "adapters") -> Flat:
+    """The inverse of `take`: the rows' leaves are taken out of `flat`; `part` of the tree, which errors name."""
+    each = ((row, own(flat, row, part)) for row in rows)
+    return {row.name: leaf.T if row.turned else leaf.reshape(row.shape) for row, leaf in each}
 
 
-def own(flat: Flat, row: Row) -> np.ndarray:
+def own(flat: Flat, row: Row, part: str = "adapters") -> np.ndarray:
     """The leaf of a row, taken out.
 
     Raises:
@@ -148,7 +177,7 @@ def own(flat: Flat, row: Row) -> np.ndarray:
     shape = row.shape[::-1] if row.turned else row.shape if row.ours is None else row.ours
     if row.path not in flat or flat[row.path].shape != shape:
         got = list(flat[row.path].shape) if row.path in flat else "none"
-        raise ConfigError(f"params: adapters/{row.path}: expected a leaf {list(shape)}, got {got}")
+        raise ConfigError(f"params: {part}/{row.path}: expected a leaf {list(shape)}, got {got}")
     return flat.pop(row.path)
 
 
@@ -196,11 +225,7 @@ def source(folder: Path, config: BertConfig, reads_row: bool) -> Source:
     """
     where = folder / CONFIG
     content = folders.read_config(where)
-    if (folder / PLUGIN).exists():
-        raise AdapterError(
-            f"{folder / PLUGIN}: a model behind the plug-in interface, whose adapters stand elsewhere; expected one "
-            "trained with BertAdapterModel"
-        )
+    refuse((PLUGGED,), folder, folder)
     name, given = content.get("name"), content.get("config")
     if not isinstance(name, str) or not name:
         raise AdapterError(f"{where}: expected the adapter's name, got {name!r:.60}")
@@ -209,9 +234,9 @@ def source(folder: Path, config: BertConfig, reads_row: bool) -> Source:
     if isinstance(given, dict):
         given = _as_of_its_version(where, dict(given), content.get("version"))
         nested = given.pop("invertible_adapter", None)
-        if isinstance(nested, dict):  # of version 1
-            given |= {"inv_adapter": nested.get("block_type")}
-            given |= {"inv_adapter_reduction_factor": nested.get("reduction_factor")}
+        if nested is not None and nested != {}:  # of version 1
+            inner = options(f"{where}: invertible_adapter", nested, NESTED)
+            given |= {"inv_adapter": inner["block_type"], "inv_adapter_reduction_factor": inner["reduction_factor"]}
         task = content.get("type") == "text_task"
         if task and not any(name.startswith("invertible_adapters.") for name in claims.names()):
             given |= {"inv_adapter": None} if "inv_adapter" in given else {}  # named there, and never used
@@ -220,12 +245,7 @@ def source(folder: Path, config: BertConfig, reads_row: bool) -> Source:
 
 def refuse_other_model(where: Path, content: Mapping[str, Any], config: BertConfig) -> None:
     """Raises AdapterError where a config names a model that the backbone cannot be."""
-    for key, here in (("model_type", "bert"), ("hidden_size", config.hidden_size)):
-        if content.get(key) not in (None, here):
-            raise AdapterError(
-                f"{where}: expected {key} {here!r}, the backbone's, got {content[key]!r:.60}; load the backbone "
-                "that it was trained on"
-            )
+    refuse((OTHER_MODEL, OTHER_WIDTH), (content, config), where)
 
 
 def named_tensors(path: Path) -> folders.Claims:

@@ -10,6 +10,8 @@ One class is a regression. Names of classes are `label2id`, both ways. Of the tw
 has the second.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,22 @@ def _one(own: Options) -> bool:
     return own["layers"] == 1 and (own["head_type"] == "tagging" or own["use_pooler"])
 
 
-NOT_READ = (
+OTHER_CLASS = Refusal(
+    "the head of another class",
+    f"expected that of {', '.join((*FLEXIBLE, *STATIC))}",
+    lambda content: (
+        content.get("model_class") not in (None, *FLEXIBLE)
+        if content.get("config") is not None
+        else content.get("model_class") not in list(STATIC)
+    ),
+    lambda content: content.get("model_class"),
+)
+NO_POOLER = Refusal(
+    "use_pooler on a backbone without a pooler",
+    "load one that has it",
+    lambda own: own[0]["use_pooler"] and own[0]["head_type"] == "classification" and not own[1],
+)
+OPTIONS = (
     Refusal(
         "another head_type than classification and tagging",
         "load the adapter without head_config.json, then train a head of ours",
@@ -78,6 +95,7 @@ NOT_READ = (
         lambda own: own["head_type"] == "tagging" and own["num_labels"] < 2,
     ),
 )
+NOT_READ = (OTHER_CLASS, *OPTIONS, NO_POOLER)
 NOT_WRITTEN = (
     Refusal(
         "a head other than classification, regression, token_classification, none",
@@ -112,9 +130,8 @@ def read(folder: Path, config: BertConfig, has_pooler: bool) -> tuple[Head, Flat
     given, names = _described(where, content)
     own = files.options(where, given, FIELDS)
     own |= {"layers": own["layers"] if own["layers"] is not None else LAYERS.get(own["head_type"])}
-    refuse(NOT_READ, own, where)
-    if own["use_pooler"] and own["head_type"] == "classification" and not has_pooler:
-        raise AdapterError(f"{where}: use_pooler: expected a backbone with a pooler, got one without")
+    refuse(OPTIONS, own, where)
+    refuse((NO_POOLER,), (own, has_pooler), where)
     claims = files.named_tensors(path)
     classes, d = own["num_labels"], config.hidden_size
     rows = files.dense("classifier", names[-1], d, classes)
@@ -128,13 +145,11 @@ def read(folder: Path, config: BertConfig, has_pooler: bool) -> tuple[Head, Flat
 
 def _described(where: Path, content: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """The head's options, and the names of its dense layers."""
+    refuse((OTHER_CLASS,), content, where)
     cls, name = content.get("model_class"), content.get("name")
-    if content.get("config") is None and cls in list(STATIC):
-        own = STATIC[cls] | {"num_labels": content.get("num_labels", 2), "label2id": content.get("label2id")}
+    if content.get("config") is None:
+        own = STATIC[str(cls)] | {"num_labels": content.get("num_labels", 2), "label2id": content.get("label2id")}
         return own, ("classifier",)
-    if content.get("config") is None or cls not in (None, *FLEXIBLE):
-        expected = ", ".join((*FLEXIBLE, *STATIC))
-        raise AdapterError(f"{where}: expected the head of one of {expected}, got that of {cls!r:.60}")
     if not isinstance(name, str) or not name:
         raise AdapterError(f"{where}: expected the head's name, got {name!r:.60}")
     given = content["config"]
@@ -165,26 +180,37 @@ def _labels(where: Path, own: Options) -> tuple[str, ...]:
     return tuple(by_id[number] for number in range(classes))
 
 
+def named(head: Head, labels: Sequence[str], folder: Path) -> Head:
+    """The head with the user's names of its classes, which the file only numbers.
+
+    Raises:
+        ConfigError: the file names them, or they are others in number.
+    """
+    own = getattr(head, "labels", ())
+    if not labels or tuple(labels) == own:
+        return head
+    if own != tuple(map(str, range(len(own)))):
+        raise ConfigError(f"{folder}: labels: expected none, since its own files name the classes")
+    if len(labels) != len(own):
+        raise ConfigError(f"{folder}: labels: expected {len(own) or 'no'} names, one for each class, got {len(labels)}")
+    return dataclasses.replace(head, labels=tuple(labels))  # type: ignore[type-var]
+
+
 def write(model: Any, flat: Flat, name: str) -> tuple[Options, Flat] | None:
     """(options, tensors) of a model's head; None where it has none.
 
     Args:
-        model: whose head it is.
-        flat: leaves by their paths under head/.
+        model: whose head it is, none of those that NOT_WRITTEN refuses.
+        flat: leaves by their paths under head/; taken out.
         name: of the head.
 
     Raises:
-        ConfigError: a head that the library lacks.
+        ConfigError: a leaf that is missing or misshapen.
     """
     head: Any = model.head
-    refuse(NOT_WRITTEN, model, f"head {head.name}", ConfigError)
     if isinstance(head, NoHead):
         return None
     d, two = model.config.hidden_size, "pooler/kernel" in flat
-    if isinstance(head, Regression):  # there, a head answers on the labels' scale by itself
-        kernel, bias = (flat[f"classifier/{kind}"] for kind in ("kernel", "bias"))
-        scale, mean = np.float32(head.deviation), np.float32(head.mean)
-        flat = flat | {"classifier/kernel": kernel * scale, "classifier/bias": bias * scale + mean}
     named = {label: number for number, label in enumerate(head.labels)} if hasattr(head, "labels") else None
     own: Options = {
         "head_type": "tagging" if isinstance(head, TokenClassification) else "classification",
@@ -196,6 +222,10 @@ def write(model: Any, flat: Flat, name: str) -> tuple[Options, Flat] | None:
     }
     if own["head_type"] == "classification":
         own |= {"use_pooler": not two, "bias": True}
-    rows: list[Row] = files.dense("classifier", f"heads.{name}.{4 if two else 1}", d, own["num_labels"])
-    rows += files.dense("pooler", f"heads.{name}.1", d, d) if two else []
-    return own, files.put(rows, dict(flat))
+    kernel, bias = files.dense("classifier", f"heads.{name}.{4 if two else 1}", d, own["num_labels"])
+    poolers: list[Row] = files.dense("pooler", f"heads.{name}.1", d, d) if two else []
+    written = files.put([kernel, bias, *poolers], flat, "head")
+    if isinstance(head, Regression):  # there, a head answers on the labels' scale by itself
+        scale, mean = np.float32(head.deviation), np.float32(head.mean)
+        written |= {kernel.name: written[kernel.name] * scale, bias.name: written[bias.name] * scale + mean}
+    return own, written

@@ -10,7 +10,6 @@ alpha / r: another function than peft's and ours.
 
 from adapters_jax.bert import weights
 from adapters_jax.bert.config import BertConfig
-from adapters_jax.errors import AdapterError
 from adapters_jax.interop.adapterhub import files
 from adapters_jax.interop.adapterhub.files import Options, Row, Source, Target
 from adapters_jax.interop.rules import Flat, Kind, Refusal, refuse
@@ -85,8 +84,6 @@ def rows(method: LoRA, config: BertConfig, name: str) -> list[Row]:
 def read(source: Source) -> tuple[LoRA, Flat]:
     given = files.options(source.where, source.options, FIELDS)
     refuse(KIND.not_read, given, source.where)
-    if given["alpha"] <= 0 or given["r"] < 1:
-        raise AdapterError(f"{source.where}: expected r and alpha above 0, got {given['r']} and {given['alpha']}")
     method = LoRA(
         slots=slots(given),
         rank=given["r"],
@@ -133,11 +130,7 @@ KIND = Kind(
     write=write,
     note="rsLoRA's scale becomes alpha; alpha := r in files of versions before 1.1.0, as the library has it",
     not_read=(
-        Refusal(
-            "vera_d, vera_b",
-            "VeRA's shared random matrices, which we lack",
-            lambda own: own["vera_d"] is not None or own["vera_b"] is not None,
-        ),
+        Refusal("r or alpha that is not above 0", "it adds nothing", lambda own: own["r"] < 1 or own["alpha"] <= 0),
         Refusal("use_dora", DORA, lambda own: own["use_dora"]),
         GATES,
         MATRIX,

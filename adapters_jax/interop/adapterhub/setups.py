@@ -1,6 +1,6 @@
-"""Several adapters together: a folder for each, and adapter_setup.json on top.
+"""Several adapters together: a folder for each, and adapter_setup.json on top (compositions.py).
 
-    FOLDER/adapter_setup.json        {"adapter_setup": {"type": "Fuse", "children": [...]}, "head_setup": "NAME", ...}
+    FOLDER/adapter_setup.json
           /a/adapter_config.json ...                                        an adapter
           /a,b/adapter_fusion_config.json, model_adapter_fusion.safetensors the fusion of a and b
           /NAME/head_config.json ...                                        the head
@@ -9,7 +9,7 @@
                                                      adapters/fusion/encoder/3/ffn_merge/{query,key,value}/{kernel,bias}
 
 A fusion's folder alone is read too, with its adapters beside it or in it, as save_adapter_fusion and save_all_adapters
-leave them. The names of folders are looked up in the list of those that are there.
+leave them.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from adapters_jax.bert.config import BertConfig
-from adapters_jax.errors import AdapterError, ConfigError
+from adapters_jax.errors import AdapterError
 from adapters_jax.interop import folders
-from adapters_jax.interop.adapterhub import files, unions
+from adapters_jax.interop.adapterhub import compositions, files, unions
+from adapters_jax.interop.adapterhub.compositions import SETUP, Files, below
 from adapters_jax.interop.adapterhub.files import Row, Target
 from adapters_jax.interop.rules import Flat, Kind, Refusal, refuse
 from adapters_jax.methods import Fusion, Houlsby, Lin, Method, Pfeiffer, Prompt, Stack
 from adapters_jax.methods.bottleneck import BottleneckMethod
-from adapters_jax.methods.composition import MOST
 from adapters_jax.methods.fusion import FUSION
 from adapters_jax.methods.prefix import PrefixMethod
 
-SETUP = "adapter_setup.json"
 CONFIG, WEIGHTS = "adapter_fusion_config.json", "model_adapter_fusion.safetensors"
 PICKLE = "pytorch_model_adapter_fusion.bin"
 REGULARISER = 0.01
 """The library's constant."""
-
-Files = dict[str, Any]
-"""Name of a file -> its tensors or its JSON object."""
 
 FIELDS: files.Fields = {
     "key": (bool, files.REQUIRED),
@@ -51,18 +47,6 @@ FIELDS: files.Fields = {
 }
 
 
-def below(folder: Path, name: Any) -> Path:
-    """The folder of that name in another.
-
-    Raises:
-        AdapterError: there is none.
-    """
-    found = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()}
-    if not isinstance(name, str) or name not in found:
-        raise AdapterError(f"{folder}: expected a folder {name!r:.60}, found {', '.join(sorted(found)[:8]) or 'none'}")
-    return found[name]
-
-
 def adapter(folder: Path, config: BertConfig, reads_row: bool) -> tuple[str, Method, Flat]:
     """(name, method, leaves by their paths under adapters/) of one adapter; all its tensors are accounted for."""
     source = files.source(folder, config, reads_row)
@@ -73,46 +57,6 @@ def adapter(folder: Path, config: BertConfig, reads_row: bool) -> tuple[str, Met
     return source.name, method, flat
 
 
-def described(folder: Path) -> tuple[str, list[str], Any]:
-    """(type, names of the adapters, head) of an adapter_setup.json: "Stack" or "Fuse".
-
-    Raises:
-        AdapterError: another composition, or a nested one.
-    """
-    where = folder / SETUP
-    content = folders.read_config(where)
-    setup = content.get("adapter_setup")
-    if not isinstance(setup, dict) or not isinstance(setup.get("children"), list):
-        raise AdapterError(f"{where}: expected an adapter_setup with its children, got {setup!r:.60}")
-    kind, children = setup.get("type"), setup["children"]
-    if kind == "Stack" and len(children) == 1 and isinstance(children[0], dict) and children[0].get("type") == "Fuse":
-        kind, children = "Fuse", children[0].get("children")
-    if kind not in ("Stack", "Fuse"):
-        raise AdapterError(f"{where}: expected a Stack or a Fuse, got {kind!r:.60}, which we lack")
-    names = []
-    for child in children if isinstance(children, list) else [None]:
-        own = child.get("children") if isinstance(child, dict) and child.get("type") == "single" else None
-        if not isinstance(own, list) or len(own) != 1 or not isinstance(own[0], str):
-            inner = child.get("type") if isinstance(child, dict) else child
-            raise AdapterError(f"{where}: expected a {kind} of adapters, got a {inner!r:.60} in it, which we lack")
-        names.append(own[0])
-    if not 1 <= len(names) <= MOST or len(set(names)) < len(names):
-        raise AdapterError(f"{where}: expected 1 to {MOST} adapters, each once, got {len(names)}: {names!r:.80}")
-    return kind, names, content.get("head_setup")
-
-
-def head_folder(folder: Path) -> Path:
-    """Where the head of a folder stands, if there is one."""
-    if not (folder / SETUP).exists():
-        return folder
-    kind, names, head = described(folder)
-    if head is None or head is False:
-        return below(folder, names[-1] if kind == "Stack" else ",".join(names))
-    if head is not True and not isinstance(head, str):
-        raise AdapterError(f"{folder / SETUP}: head_setup: expected one head, got {head!r:.60}, which we lack")
-    return folder if head is True else below(folder, head)
-
-
 def read(folder: Path, config: BertConfig, reads_row: bool) -> tuple[Method, Flat]:
     """The method in a folder and its leaves by their paths under adapters/.
 
@@ -120,10 +64,10 @@ def read(folder: Path, config: BertConfig, reads_row: bool) -> tuple[Method, Fla
         AdapterError: files that are missing, damaged, of another model, or hold what we lack.
     """
     if (folder / SETUP).exists():
-        kind, names, _ = described(folder)
+        kind, named, _ = compositions.described(folder)
         if kind == "Fuse":
-            return fusion(below(folder, ",".join(names)), folder, config, names)
-        return stack(folder, names, config, reads_row)
+            return fusion(below(folder, ",".join(named)), folder, config, named)
+        return stack(folder, named, config, reads_row)
     if (folder / CONFIG).exists():
         return fusion(folder, folder.parent, config, None)
     if not (folder / files.CONFIG).exists():
@@ -135,15 +79,15 @@ def read(folder: Path, config: BertConfig, reads_row: bool) -> tuple[Method, Fla
     return adapter(folder, config, reads_row)[1:]
 
 
-def stack(folder: Path, names: Sequence[str], config: BertConfig, reads_row: bool) -> tuple[Method, Flat]:
-    parts = [adapter(below(folder, name), config, reads_row)[1:] for name in names]
+def stack(folder: Path, named: Sequence[str], config: BertConfig, reads_row: bool) -> tuple[Method, Flat]:
+    parts = [adapter(below(folder, name), config, reads_row)[1:] for name in named]
     if len(parts) == 1:
         return parts[0]
     methods = tuple(method for method, _ in parts)
     refuse(STACK.not_read, (methods, config), folder / SETUP)
     whole = Stack(methods)
-    named = zip(whole.by_name, parts, strict=True)
-    return whole, {f"{name}/{path}": leaf for name, (_, flat) in named for path, leaf in flat.items()}
+    each = zip(whole.by_name, parts, strict=True)
+    return whole, {f"{name}/{path}": leaf for name, (_, flat) in each for path, leaf in flat.items()}
 
 
 def fusion(folder: Path, around: Path, config: BertConfig, expected: Sequence[str] | None) -> tuple[Method, Flat]:
@@ -152,25 +96,26 @@ def fusion(folder: Path, around: Path, config: BertConfig, expected: Sequence[st
     content = folders.read_config(where)
     files.refuse_other_model(where, content, config)
     given = files.options(where, content.get("config"), FIELDS)
-    refuse(FUSE.not_read, given, where)
+    refuse(OPTIONS, given, where)
     name = content.get("name")
-    names = content.get("adapter_names") or (name.split(",") if isinstance(name, str) else None)
-    if not isinstance(name, str) or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise AdapterError(f"{where}: expected its name and adapter_names, got {name!r:.60} and {names!r:.60}")
-    if expected is not None and names != list(expected):
-        raise AdapterError(f"{where}: expected the adapters {list(expected)!r:.80} of {SETUP}, got {names!r:.80}")
+    named = content.get("adapter_names") or (name.split(",") if isinstance(name, str) else None)
+    if not isinstance(name, str) or not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+        raise AdapterError(f"{where}: expected its name and adapter_names, got {name!r:.60} and {named!r:.60}")
+    if expected is not None and named != list(expected):
+        raise AdapterError(f"{where}: expected the adapters {list(expected)!r:.80} of {SETUP}, got {named!r:.80}")
     parts: list[Method] = []
     flat: Flat = {}
-    for each in names:
+    for each in named:
         inside = folder if any(path.name == each for path in folder.iterdir()) else around
         found, method, own = adapter(below(inside, each), config, False)
         if found != each:
             raise AdapterError(f"{inside / each / files.CONFIG}: expected the name {each!r:.60}, got {found!r:.60}")
         parts.append(method)
         flat |= {f"{each}/{path}": leaf for path, leaf in own.items()}
-    refuse(FUSED, (parts, config), where)
+    refuse((ALIKE,), (parts, config), where)
     regulariser = REGULARISER if given["regularization"] else 0.0
-    whole = Fusion(tuple(parts), tuple(names), regulariser, given["dropout_prob"] or None)
+    dropout = float(given["dropout_prob"]) if given["dropout_prob"] else None  # 0 stands for the backbone's, there too
+    whole = Fusion(tuple(parts), tuple(named), regulariser, dropout)
     claims = files.named_tensors(folders.weights_file(folder, WEIGHTS, PICKLE))
     flat |= files.take(claims, rows(parts[0], config, name))  # type: ignore[arg-type]
     claims.finish()
@@ -202,7 +147,6 @@ def _parts_files(method: Fusion | Stack, target: Target, model_name: str) -> dic
     """The folders of the parts, by the names that our trees have for them."""
     found = {}
     for name, part in method.by_name.items():
-        refuse_name(name)
         mine = [path for path in target.flat if path.startswith(f"{name}/")]
         own = Target(name, {path.removeprefix(f"{name}/"): target.flat.pop(path) for path in mine}, target.config)
         found[name] = adapter_files(part, own, model_name)
@@ -210,15 +154,9 @@ def _parts_files(method: Fusion | Stack, target: Target, model_name: str) -> dic
     return found
 
 
-def _setup(kind: str, names: Sequence[str], head: str | None) -> dict[str, Files]:
-    children = [{"type": "single", "children": [name]} for name in names]
-    setup = {"type": kind, "children": children}
-    return {"": {SETUP: {"adapter_setup": setup, "head_setup": head, "version": files.VERSION}}}
-
-
 def write_stack(method: Stack, target: Target, model_name: str, head: str | None) -> dict[str, Files]:
     """Folder -> its files; `head`: the name of the head, if there is one."""
-    return _parts_files(method, target, model_name) | _setup("Stack", list(method.by_name), head)
+    return _parts_files(method, target, model_name) | compositions.write("Stack", list(method.by_name), head)
 
 
 def write_fusion(method: Fusion, target: Target, model_name: str, head: str | None) -> dict[str, Files]:
@@ -231,7 +169,7 @@ def write_fusion(method: Fusion, target: Target, model_name: str, head: str | No
     config = files.envelope(name, target.config, model_name, own) | {"adapter_names": list(method.names)}
     written = files.put(rows(first, target.config, name), target.flat)
     found[name] = {WEIGHTS: files.with_prefix(written), CONFIG: config}
-    return found | _setup("Fuse", method.names, head)
+    return found | compositions.write("Fuse", method.names, head)
 
 
 def _serial(part: Method) -> bool:
@@ -278,7 +216,16 @@ ALIKE = Refusal(
     "the library gives all of them what the last one sees, adds its residual, and has the fusion in every layer",
     _unlike,
 )
-FUSED = (ALIKE,)
+OPTIONS = (
+    Refusal(
+        "without query, key or value",
+        "ours has all three",
+        lambda own: not (own["query"] and own["key"] and own["value"]),
+    ),
+    Refusal("query_before_ln", "ours asks by what the adapters see", lambda own: own["query_before_ln"]),
+    Refusal("residual_before", "ours adds the residual behind", lambda own: own["residual_before"]),
+    Refusal("temperature", "it changes with every forward pass", lambda own: own["temperature"]),
+)
 NESTED = Refusal("a union in a stack", "we cannot say what meets in it", _composed)
 MEETING = Refusal(
     "parts that meet where they are not serial bottlenecks or prefixes, or a prompt or an invertible adapter that is "
@@ -292,16 +239,7 @@ FUSE = Kind(
     methods=(Fusion,),
     read=fusion,
     write=write_fusion,
-    not_read=(
-        Refusal(
-            "without query, key or value",
-            "ours has all three",
-            lambda own: not (own["query"] and own["key"] and own["value"]),
-        ),
-        Refusal("query_before_ln", "ours asks by what the adapters see", lambda own: own["query_before_ln"]),
-        Refusal("residual_before", "ours adds the residual behind", lambda own: own["residual_before"]),
-        Refusal("temperature", "it changes with every forward pass", lambda own: own["temperature"]),
-    ),
+    not_read=(*OPTIONS, ALIKE),
     not_written=(
         PART,
         Refusal(ALIKE.when, ALIKE.why, lambda model: _unlike(_parts(model))),
@@ -330,9 +268,3 @@ STACK = Kind(
         Refusal(MEETING.when, MEETING.why, lambda model: _not_as_there(_parts(model))),
     ),
 )
-
-
-def refuse_name(name: str) -> None:
-    """Raises ConfigError where a name cannot be that of a folder and of a torch module."""
-    if not name or set(name) & set("./\\,") or not name.isprintable() or len(name) > 100:
-        raise ConfigError(f"name: expected one without . / \\ and commas, got {name[:100]!r}")

@@ -32,6 +32,44 @@ GATED: tuple[type[Method], ...] = (Prefix, Pfeiffer, LoRA)
 """UniPELT's parts, in our order."""
 
 
+COMPACTER = Refusal(
+    "phm_layer",
+    "sums of Kronecker products in the place of dense layers, which we lack",
+    lambda own: own.get("phm_layer") is True,
+)
+VERA = Refusal(
+    "vera_d, vera_b",
+    "random matrices that all layers share, which we lack",
+    lambda own: own.get("vera_d") is not None or own.get("vera_b") is not None,
+)
+REFT = Refusal(
+    "architecture reft",
+    "it edits the states of some positions, which we cannot",
+    lambda own: own.get("architecture") == "reft",
+)
+MTL = Refusal(
+    "architecture mtl_lora",
+    "a LoRA of several tasks at once, which we lack",
+    lambda own: own.get("architecture") == "mtl_lora",
+)
+OTHER = Refusal(
+    "another architecture or composition_mode",
+    "expected a bottleneck adapter, lora (add, or scale for (IA)^3), prefix_tuning, prompt_tuning, or a union of these",
+    lambda own: (
+        own.get("architecture") not in (None, "lora", "prefix_tuning", "prompt_tuning")
+        or (own.get("architecture") == "lora" and own.get("composition_mode", "add") not in ("add", "scale"))
+    ),
+    lambda own: tuple(own.get(name) for name in ("architecture", "composition_mode") if name in own),
+)
+LACKED = (
+    Kind("Compacter (`compacter`, `compacter++`)", (), None, None, not_read=(COMPACTER,)),
+    Kind("VeRA (`vera`)", (), None, None, not_read=(VERA,)),
+    Kind("ReFT (`loreft`, `noreft`, `direft`)", (), None, None, not_read=(REFT,)),
+    Kind("MTL-LoRA (`mtl_lora`)", (), None, None, not_read=(MTL,)),
+)
+"""Kinds of the library that we have no equal for."""
+
+
 def single(where: Path, given: Any) -> Kind:
     """The kind of an adapter that is no union, by its options.
 
@@ -39,17 +77,11 @@ def single(where: Path, given: Any) -> Kind:
         AdapterError: one that we lack.
     """
     own = given if isinstance(given, Mapping) else {}
-    architecture, mode = own.get("architecture"), own.get("composition_mode", "add")
-    if architecture == "lora" and mode in ("add", "scale"):
-        return lora.KIND if mode == "add" else ia3.KIND
-    kinds = {None: bottleneck.KIND, "prefix_tuning": prefix.KIND, "prompt_tuning": prompt.KIND}
-    if architecture is not None and (not isinstance(architecture, str) or architecture not in kinds):
-        named = f"{architecture!r:.60} with composition_mode {mode!r:.60}" if architecture == "lora" else architecture
-        raise AdapterError(
-            f"{where}: expected a bottleneck adapter, lora, prefix_tuning, prompt_tuning or a union of these, got "
-            f"{named!s:.140}, which we lack"
-        )
-    return kinds[architecture]
+    refuse((*(rule for kind in LACKED for rule in kind.not_read), OTHER), own, where)
+    if own.get("architecture") == "lora":
+        return ia3.KIND if own.get("composition_mode") == "scale" else lora.KIND
+    kinds = {"prefix_tuning": prefix.KIND, "prompt_tuning": prompt.KIND}
+    return kinds.get(str(own.get("architecture")), bottleneck.KIND)
 
 
 def meeting(parts: Sequence[Method], config: BertConfig) -> bool:
@@ -67,22 +99,56 @@ def read(source: Source) -> tuple[Method, Flat]:
     configs = given["configs"]
     if not isinstance(configs, list) or not 1 <= len(configs) <= 16:
         raise AdapterError(f"{source.where}: configs: expected a list of 1 to 16, got {configs!r:.60}")
-    gates = [isinstance(own, Mapping) and own.get("use_gating") is True for own in configs]
-    plain = [own | {"use_gating": False} if gated else own for own, gated in zip(configs, gates, strict=True)]
+    plain = [own | {"use_gating": False} if _gated(own) else own for own in configs]
     parts: list[tuple[Method, Flat]] = []
     for own in plain:
         parts.append(single(source.where, own).read(dataclasses.replace(source, options=own)))  # type: ignore[misc]
-    methods = [method for method, _ in parts]
-    if any(gates):
-        return _unipelt(source, parts, configs, all(gates))
-    refuse(KIND.not_read, (methods, source.config), source.where)
-    whole = preset(methods)
+    read = _Read([method for method, _ in parts], configs, source.config)
+    refuse(KIND.not_read, read, source.where)
+    whole = preset(read.parts) if not any(map(_gated, configs)) else read.unipelt
+    assert whole is not None, "refused before"
+    if isinstance(whole, UniPELT):
+        parts.sort(key=lambda part: GATED.index(type(part[0])))
     flat = {
         f"{name}/{path}": leaf
         for name, (_, own) in zip(whole.by_name, parts, strict=True)
         for path, leaf in own.items()
     }
-    return whole, flat
+    gates = gates_of(whole, source.config, source.name) if isinstance(whole, UniPELT) else []
+    return whole, flat | files.take(source.claims, gates)
+
+
+def _gated(options: Any) -> bool:
+    return isinstance(options, Mapping) and options.get("use_gating") is True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """A union as it was read: its parts, their options, the backbone's config."""
+
+    parts: list[Method]
+    options: list[Options]
+    config: BertConfig
+
+    @property
+    def unipelt(self) -> UniPELT | None:
+        """What it is with its gates; None: nothing of ours."""
+        by_class = {type(part): (part, own) for part, own in zip(self.parts, self.options, strict=True)}
+        if len(self.parts) != len(GATED) or set(by_class) != set(GATED) or not all(map(_gated, self.options)):
+            return None
+        a_prefix: Any
+        a_lora: Any
+        bottlenecks: Any
+        (a_prefix, of_prefix), (bottlenecks, of_bottlenecks), (a_lora, _) = (by_class[cls] for cls in GATED)
+        factor = of_bottlenecks["reduction_factor"]
+        if of_prefix.get("shared_gating", True) is not True or not isinstance(factor, int | float):
+            return None
+        whole = UniPELT(a_prefix.length, a_prefix.bottleneck, float(factor), a_lora.rank, gate_padding=True)
+        # The gate takes the place of alpha / r; the width says the same as the factor.
+        found: list[Method] = [a_prefix, bottlenecks, dataclasses.replace(a_lora, alpha=float(a_lora.rank))]
+        if bottlenecks.bottleneck == int(self.config.hidden_size / factor):
+            found[1] = dataclasses.replace(bottlenecks, bottleneck=None, reduction_factor=float(factor))
+        return whole if [GatedPart(part, padding=True) for part in found] == list(whole.components()) else None
 
 
 def preset(parts: Sequence[Method]) -> Composed:
@@ -95,34 +161,6 @@ def preset(parts: Sequence[Method]) -> Composed:
         if list(whole.components()) == list(parts):
             return whole
     return Compose(tuple(parts))
-
-
-def _unipelt(source: Source, parts: list[tuple[Method, Flat]], configs: list[Options], all_gated: bool) -> tuple:
-    by_class = {type(method): (method, flat, own) for (method, flat), own in zip(parts, configs, strict=True)}
-    whole: UniPELT | None = None
-    if all_gated and len(parts) == len(GATED) and set(by_class) == set(GATED):
-        length, width = by_class[Prefix][0].length, by_class[Prefix][0].bottleneck  # type: ignore[attr-defined]
-        factor, rank = by_class[Pfeiffer][2]["reduction_factor"], by_class[LoRA][0].rank  # type: ignore[attr-defined]
-        if isinstance(factor, int | float):
-            whole = UniPELT(length, width, float(factor), rank, gate_padding=True)
-            # The gate takes the place of alpha / r; the width says the same as the factor.
-            alike: dict[type, Options] = {LoRA: {"alpha": float(rank)}, Pfeiffer: {}, Prefix: {}}
-            m = int(source.config.hidden_size / factor)
-            if by_class[Pfeiffer][0].bottleneck == m:  # type: ignore[attr-defined]
-                alike[Pfeiffer] = {"bottleneck": None, "reduction_factor": float(factor)}
-            found = [dataclasses.replace(by_class[cls][0], **alike[cls]) for cls in GATED]  # type: ignore[type-var]
-            whole = whole if [GatedPart(part, padding=True) for part in found] == list(whole.components()) else None
-    if whole is None or by_class[Prefix][2].get("shared_gating", True) is not True:
-        raise AdapterError(
-            f"{source.where}: use_gating: expected the parts of UniPELT, a prefix, a bottleneck like seq_bn and LoRA "
-            "on query and value, all with one gate; we have no other gates"
-        )
-    flat = {
-        f"{name}/{path}": leaf
-        for name, cls in zip(whole.by_name, GATED, strict=True)
-        for path, leaf in by_class[cls][1].items()
-    }
-    return whole, flat | files.take(source.claims, gates_of(whole, source.config, source.name))
 
 
 def gates_of(whole: UniPELT, config: BertConfig, name: str) -> list[Row]:
@@ -181,7 +219,19 @@ KIND = Kind(
     read=read,
     write=write,
     note="UniPELT with gate_padding, and batches that are padded alike",
-    not_read=(Refusal("parts that meet at one place", TOGETHER, lambda own: meeting(*own)),),
+    not_read=(
+        Refusal(
+            "use_gating on other parts than UniPELT's",
+            "expected a prefix, a bottleneck like seq_bn and LoRA on query and value, all with one gate; we have no "
+            "other gates",
+            lambda own: any(map(_gated, own.options)) and own.unipelt is None,
+        ),
+        Refusal(
+            "parts that meet at one place",
+            TOGETHER,
+            lambda own: not any(map(_gated, own.options)) and meeting(own.parts, own.config),
+        ),
+    ),
     not_written=(
         Refusal(
             "UniPELT's gates over tokens alone (gate_padding is off)",

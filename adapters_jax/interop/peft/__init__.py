@@ -4,6 +4,8 @@ Every conversion is exact or refused with the reason, every tensor and every opt
 of adapter has a file of its own here; `heads.py` has the classifiers.
 """
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,44 @@ from typing import Any
 import jax
 
 from adapters_jax import manifest
+from adapters_jax.bert.heads import NoHead
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop import folders, leaves, rules
 from adapters_jax.interop.folders import Claims
 from adapters_jax.interop.peft import adalora, heads, ia3, layernorm, lora, prefix, prompt
 from adapters_jax.interop.peft.source import CONFIG, PICKLED, WEIGHTS, Source
-from adapters_jax.interop.rules import Kind
+from adapters_jax.interop.plain import plain
+from adapters_jax.interop.rules import QUANTISED, Kind, Refusal
+from adapters_jax.methods import AdapterDrop, Frozen
 from adapters_jax.model import Model
 from adapters_jax.types import Tree
 
+PLAIN = Kind(
+    "frozen or left out of layers",
+    (Frozen, AdapterDrop),
+    None,
+    plain,
+    note="as the method inside, in the layers that it is left in; comes back as that method",
+    not_written=(
+        Refusal(
+            "adapter_drop around another method than LoRA, AdaLoRA and (IA)^3",
+            "the others have no layers to name there",
+            lambda model: isinstance(model.method, AdapterDrop),
+        ),
+    ),
+)
 KINDS: tuple[Kind, ...] = (
-    Kind("all of them", (), None, None, not_read=heads.NOT_READ, not_written=heads.NOT_WRITTEN),
+    Kind(
+        "all of them",
+        (),
+        None,
+        None,
+        note="names of classes and a head's dropout are not in these files: give the names when loading (`labels`); a "
+        "regression's mean and deviation are multiplied into its classifier, and come back as 0 and 1: the same "
+        "answers, other bits",
+        not_read=heads.NOT_READ,
+        not_written=(QUANTISED, *heads.NOT_WRITTEN),
+    ),
     lora.KIND,
     adalora.KIND,
     ia3.KIND,
@@ -29,6 +58,7 @@ KINDS: tuple[Kind, ...] = (
     prompt.PROMPT,
     prompt.P_TUNING,
     layernorm.KIND,
+    PLAIN,
 )
 """Titles are peft's types. `read`: Source -> (method, leaves); `write`: (model, leaves, stem) -> (tensors, options)."""
 
@@ -48,6 +78,9 @@ def load_peft(folder: str | Path, backbone: Any, labels: Sequence[str] = ()) -> 
         AdapterError: a file is missing or damaged; the adapter is of a kind that we lack, has options or targets that
             we cannot express, or tensors that are missing, unexpected, misshapen or not finite.
         ConfigError: another number of labels.
+
+    Warns:
+        UserWarning: prefixes and prompts with no head: peft's outputs are the same for token type 0 alone.
     """
     where = Path(folder)
     path = where / CONFIG
@@ -60,14 +93,17 @@ def load_peft(folder: str | Path, backbone: Any, labels: Sequence[str] = ()) -> 
         )
     source = Source(path, config, Claims.of(folders.weights_file(where, WEIGHTS, PICKLED)), backbone.config)
     rules.refuse((*KINDS[0].not_read, *kind.not_read), source, path)
-    head, flat = heads.read(source, labels, kind in ADD_ROWS, backbone.has_pooler)
+    changed = lora.folded_pooler(source, backbone.params) if kind is lora.KIND else {}
+    head, flat = heads.read(source, labels, kind in ADD_ROWS, backbone.has_pooler, changed)
     try:
         method, own = kind.read(source)
         source.finish()
         model = Model(backbone.config, method, head)
     except ConfigError as error:
         raise AdapterError(f"{path}: {manifest.one_line(error)}") from None
-    return model, leaves.assembled(model, flat | own, backbone, where / WEIGHTS)
+    params = leaves.assembled(model, flat | own, backbone, where / WEIGHTS)
+    _warn_of_types(path, kind, head)
+    return model, params
 
 
 def save_peft(folder: str | Path, model: Model, params: Tree, backbone: Any) -> None:
@@ -82,13 +118,18 @@ def save_peft(folder: str | Path, model: Model, params: Tree, backbone: Any) -> 
         backbone: the `Backbone` they were trained on, whose name peft shall load.
 
     Raises:
-        ConfigError: a method, option or head that peft has no equal for.
+        ConfigError: a method, option or head that peft has no equal for; a quantised backbone.
+
+    Warns:
+        UserWarning: prefixes and prompts with no head: peft's outputs are the same for token type 0 alone.
         AdapterError: params are not the model's, or changed where it is frozen; the folder cannot be written.
     """
-    where, kind = Path(folder), rules.kind_for(KINDS, "peft", model)
-    rules.refuse(KINDS[0].not_written, model, f"head {model.head.name}", ConfigError)
+    where, model = Path(folder), dataclasses.replace(model, method=plain(model.method, model.config))
+    kind = rules.kind_for(KINDS, "peft", model)
+    rules.refuse(heads.NOT_WRITTEN, model, f"head {model.head.name}", ConfigError)
     assert kind.write is not None
     flat = leaves.stored(model, params, backbone, where)
+    _warn_of_types(where, kind, model.head)
     with jax.default_matmul_precision("highest"):
         flattened, params = model.flattened(params)
     if flattened != model:  # what a network made
@@ -102,3 +143,12 @@ def save_peft(folder: str | Path, model: Model, params: Tree, backbone: Any) -> 
         "inference_mode": True,
     }
     folders.write(where, {WEIGHTS: head | tensors, CONFIG: about | options | own})
+
+
+def _warn_of_types(where: Path, kind: Kind, head: Any) -> None:
+    if kind in ADD_ROWS and isinstance(head, NoHead):
+        warnings.warn(
+            f"{where}: on the bare encoder, peft drops token types with {kind.title}: its outputs and ours are the "
+            "same for texts of token type 0 alone, not for pairs",
+            stacklevel=3,
+        )

@@ -2,7 +2,8 @@
 
     base_model.model.classifier.weight, .bias              (c, d), (c)   head/classifier/kernel, bias
     base_model.model.bert.pooler.dense.weight, .bias       (d, d), (d)   head/pooler/kernel, bias: if the head has
-                                                                         its own (`modules_to_save`: pooler)
+                                                                         its own (`modules_to_save`: pooler), or LoRA
+                                                                         changes the backbone's
     base_model.classifier.weight, base_model.bert.pooler.dense.weight    with prefixes and prompts
 
 The task is `task_type`; where that is null, `auto_mapping` names the class of the model that was trained.
@@ -46,13 +47,14 @@ NOT_WRITTEN = (
 )
 
 
-def read(source: Source, labels: Sequence[str], adds_rows: bool, has_pooler: bool) -> tuple[Head, Flat]:
+def read(source: Source, labels: Sequence[str], adds_rows: bool, has_pooler: bool, changed: Flat) -> tuple[Head, Flat]:
     """The head, and its leaves under head/.
 
     Args:
         labels: of the classes, in order; () for their numbers.
         adds_rows: whether the adapter is a prefix or a prompt.
         has_pooler: whether the backbone has one.
+        changed: the leaves of the head's own pooler, where the adapter changes the backbone's; or {}.
 
     Raises:
         AdapterError: a classifier that is missing, misshapen or of one class of tokens; no pooler at all.
@@ -80,7 +82,8 @@ def read(source: Source, labels: Sequence[str], adds_rows: bool, has_pooler: boo
         leaves["head/pooler/bias"] = claims.take(f"{lead}{POOLER}.bias", d)
     elif not has_pooler:
         raise AdapterError(f"{source.path}: expected a backbone with the pooler of its training, got one without")
-    own_pooler = own_pooler and has_pooler  # where the backbone has none, heads bring one anyway
+    leaves |= changed
+    own_pooler = bool(own_pooler or changed) and has_pooler  # where the backbone has none, heads bring one anyway
     if regression:
         return Regression(own_pooler=own_pooler), leaves
     return _built(source, Classification, num_labels=classes, labels=tuple(labels), own_pooler=own_pooler), leaves

@@ -8,7 +8,6 @@ end of attention.output.dense too, whose input is an average of the values by th
 of the values, with which it is multiplied on loading.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,15 +29,21 @@ FEED_FORWARD = ("output.dense",)
 
 def _places(source: Source) -> dict[tuple[str, int], bool]:
     """(slot, layer) of the scaled dense layers -> whether their input is scaled."""
+    return source.once("places", lambda: _found(source))
+
+
+def _found(source: Source) -> dict[tuple[str, int], bool]:
     found = source.get("feedforward_modules", list(FEED_FORWARD))
     is_input: Callable[[str], bool]
     if isinstance(found, str):
-        pattern = targets.checked(source, "feedforward_modules", found)
-        is_input = lambda name: re.fullmatch(pattern, name) is not None
+        pattern = targets.compiled(source, "feedforward_modules", found)[0]
+        is_input = lambda name: targets.checked(
+            source, "feedforward_modules", lambda: source.work.matches(pattern, name)
+        )
     else:
         ends = source.names("feedforward_modules") if "feedforward_modules" in source.config else FEED_FORWARD
         is_input = lambda name: name.endswith(tuple(ends))  # without a dot before it, as peft has it
-    places = Targets(source, DEFAULT).dense
+    places = Targets.of(source, DEFAULT).dense
     return {(slot, i): is_input(source.stem + targets.dense_name(slot, i)) for slot, i in places}
 
 
@@ -103,7 +108,7 @@ KIND = Kind(
         Refusal(
             "a module outside of the layers' dense ones (pooler, embeddings, classifier)",
             "we scale none there; expected target_modules within encoder.layer",
-            lambda source: Targets(source, DEFAULT).others + Targets(source, DEFAULT).norms,
+            lambda source: Targets.of(source, DEFAULT).others + Targets.of(source, DEFAULT).norms,
         ),
         Refusal(
             "other dense layers in one layer than in the next",

@@ -21,7 +21,7 @@ KINDS = {"scale": "weight", "bias": "bias"}
 
 def _method(source: Source) -> LayerNormTuning | None:
     """The method that trains these LayerNorms; None if there is none."""
-    found = Targets(source, ()).norms
+    found = Targets.of(source, ()).norms
     names = targets.norm_names(source.bert)
     if len(found) == len(names):
         return LayerNormTuning()
@@ -34,7 +34,7 @@ def _read(source: Source) -> tuple[Method, Flat]:
     method, flat = _method(source), {}
     assert method is not None
     names = targets.norm_names(source.bert)
-    for path in Targets(source, ()).norms:
+    for path in Targets.of(source, ()).norms:
         for kind, theirs in KINDS.items():
             name = f"{WHOLE}{source.stem}{names[path]}.ln_tuning_layers.{theirs}"
             flat[f"backbone/{path}/{kind}"] = source.claims.take(name, source.bert.hidden_size)
@@ -60,7 +60,7 @@ KIND = Kind(
         Refusal(
             "modules that are no LayerNorms",
             "we train LayerNorms alone; expected target_modules that name them",
-            lambda source: Targets(source, ()).others + Targets(source, ()).dense,
+            lambda source: Targets.of(source, ()).others + Targets.of(source, ()).dense,
         ),
         Refusal(
             "some of a layer's LayerNorms",

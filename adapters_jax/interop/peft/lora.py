@@ -7,6 +7,7 @@ r, rank_pattern, lora_alpha, alpha_pattern                                  rank
 use_rslora, use_dora, lora_dropout                                          rank_stabilised, dora, dropout
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from adapters_jax.methods import Method
 from adapters_jax.methods.lora import LoRA
 from adapters_jax.methods.qlora import QLoRA
 from adapters_jax.model import Model
+from adapters_jax.sharding import fetch
+from adapters_jax.types import Tree
 
 DEFAULT = ("query", "value")
 """peft's `target_modules` for BERT where none are named."""
@@ -29,7 +32,12 @@ STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 OUTSIDE = Refusal(
     "a module outside of the layers' dense ones (pooler, embeddings, classifier)",
     "we change none there; expected target_modules within encoder.layer",
-    lambda source: Targets(source, DEFAULT).others + Targets(source, DEFAULT).norms,
+    lambda source: outside(source),
+)
+BEYOND = Refusal(
+    "a module outside of the layers' dense ones, other than the pooler of SEQ_CLS (embeddings, classifier)",
+    "we change none there; expected target_modules within encoder.layer, or pooler.dense beside them",
+    lambda source: [name for name in outside(source) if name != pooler_name(source) or source.task != "SEQ_CLS"],
 )
 UNEVEN = Refusal(
     "other dense layers in one layer than in the next",
@@ -43,9 +51,19 @@ BIASES = Refusal(
 )
 
 
+def outside(source: Source) -> list[str]:
+    """The changed modules that are none of the layers' dense ones."""
+    found = Targets.of(source, DEFAULT)
+    return found.others + found.norms
+
+
+def pooler_name(source: Source) -> str:
+    return source.stem + targets.POOLER
+
+
 def grid(source: Source) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
     """(slots, layers) of the changed dense layers; None if the slots differ from layer to layer, or there are none."""
-    places = Targets(source, DEFAULT).dense
+    places = Targets.of(source, DEFAULT).dense
     slots, layers = tuple(dict.fromkeys(s for s, _ in places)), tuple(sorted({i for _, i in places}))
     return (slots, layers) if places and len(places) == len(slots) * len(layers) else None
 
@@ -57,9 +75,13 @@ def chosen(layers: tuple[int, ...], source: Source) -> tuple[int, ...] | None:
 
 def _by_slot(source: Source, option: str, default: float | int) -> dict[str, set[float | int]]:
     """The values that a pattern's option has for each slot."""
-    value_of = targets.by_pattern(source, option, default)
-    slots, layers = grid(source) or ((), ())
-    return {slot: {value_of(source.stem + targets.dense_name(slot, i)) for i in layers} for slot in slots}
+
+    def make() -> dict[str, set[float | int]]:
+        value_of = targets.by_pattern(source, option, default)
+        slots, layers = grid(source) or ((), ())
+        return {slot: {value_of(source.stem + targets.dense_name(slot, i)) for i in layers} for slot in slots}
+
+    return source.once((option, "by slot"), make)
 
 
 def _ranks(source: Source) -> dict[str, set[float | int]]:
@@ -68,6 +90,33 @@ def _ranks(source: Source) -> dict[str, set[float | int]]:
 
 def _alphas(source: Source) -> dict[str, set[float | int]]:
     return _by_slot(source, "alpha_pattern", source.number("lora_alpha", 8))
+
+
+def folded_pooler(source: Source, backbone: Tree) -> Flat:
+    """The pooler, as the head's own one, where the adapter changes it: its kernel W + s A B, or with DoRA's columns.
+
+    peft computes x W + s x A B: the same but for the order of rounding. {} where it stays as it is.
+
+    Raises:
+        AdapterError: tensors that are missing or misshapen; a rank that is none.
+    """
+    name, claims, d = pooler_name(source), source.claims, source.bert.hidden_size
+    if name not in outside(source) or "pooler" not in backbone:
+        return {}
+    rank = targets.by_pattern(source, "rank_pattern", source.whole("r", 8))(name)
+    alpha = targets.by_pattern(source, "alpha_pattern", source.number("lora_alpha", 8))(name)
+    if not is_whole(rank) or not 1 <= rank <= d:
+        raise source.error("rank_pattern", f"a rank of 1 to {d} for {name}", rank)
+    kernel, bias = (np.asarray(fetch(backbone["pooler"][kind]), np.float64) for kind in ("kernel", "bias"))
+    a = claims.take(f"{WHOLE}{name}.lora_A.weight", int(rank), d).T
+    b = claims.take(f"{WHOLE}{name}.lora_B.weight", d, int(rank)).T
+    kernel = kernel + alpha / (math.sqrt(rank) if source.flag("use_rslora") else rank) * (a.astype(np.float64) @ b)
+    if source.flag("use_dora"):
+        norms = np.linalg.norm(kernel, axis=0)
+        magnitude = claims.take(f"{WHOLE}{name}.lora_magnitude_vector", d)
+        kernel = kernel * np.where(norms > 0, magnitude / np.where(norms > 0, norms, 1.0), 1.0)
+    with np.errstate(over="ignore"):
+        return {"head/pooler/kernel": kernel.astype(np.float32), "head/pooler/bias": bias.astype(np.float32)}
 
 
 def _read(source: Source) -> tuple[Method, Flat]:
@@ -138,7 +187,8 @@ KIND = Kind(
     methods=(LoRA, QLoRA),
     read=_read,
     write=_write,
-    note="with rsLoRA, DoRA, patterns and chosen layers; QLoRA is LORA there, over a backbone loaded in 4 bits",
+    note="with rsLoRA, DoRA, patterns and chosen layers; a changed pooler under a classifier of texts becomes the "
+    "head's own (W + s A B, up to rounding), and is written as a whole one; QLoRA comes back as lora",
     not_read=(
         BIASES,
         Refusal(
@@ -147,7 +197,7 @@ KIND = Kind(
             "path_initial_model_for_weight_conversion",
             lambda source: source.get("init_lora_weights", True) not in STARTS,
         ),
-        OUTSIDE,
+        BEYOND,
         UNEVEN,
         Refusal(
             "ranks or alphas that differ from layer to layer",

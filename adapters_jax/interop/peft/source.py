@@ -9,6 +9,7 @@ from typing import Any
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.errors import AdapterError
 from adapters_jax.interop.folders import Claims
+from adapters_jax.interop.peft import patterns
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 WHOLE, PROMPT = "base_model.model.", "base_model."
@@ -46,6 +47,8 @@ class Source:
 
     def __post_init__(self) -> None:
         self._seen = set(PLAIN)
+        self._made: dict[Any, Any] = {}
+        self.work = patterns.Work()
         self.stem = "bert." if any(name.startswith(f"{WHOLE}bert.") for name in self.claims.names()) else ""
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -80,6 +83,12 @@ class Source:
         """A list of texts; () where it is missing."""
         whole = lambda x: isinstance(x, list) and all(isinstance(each, str) for each in x)
         return tuple(self._typed(name, [], "a list of texts", whole))
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What several rules ask for, made at the first time."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def ignore(self, *names: str) -> None:
         """Options that play no part once an adapter is trained."""

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from adapters_jax.errors import AdapterError
 from adapters_jax.interop.adapterhub import load_adapterhub
+from adapters_jax.testing import assert_same
 from parity.adapterhub_ours import backbone
 from tests.interop.adapterhub.test_golden import arranged
 
@@ -24,7 +25,7 @@ def edited(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 OPTIONS = {
     "gates": ("seq_bn", dict(use_gating=True), "use_gating: we have gates in UniPELT alone"),
-    "compacter": ("seq_bn", dict(phm_layer=True), "phm_layer: Compacter's layers"),
+    "compacter": ("seq_bn", dict(phm_layer=True), "phm_layer: sums of Kronecker products"),
     "ln_after": ("seq_bn", dict(ln_after=True), "ln_after"),
     "glow": ("seq_bn_inv", dict(inv_adapter="glow"), "inv_adapter other than nice"),
     "nowhere": ("seq_bn", dict(output_adapter=False), "neither mh_adapter nor output_adapter"),
@@ -33,8 +34,8 @@ OPTIONS = {
     "activation": ("seq_bn", dict(non_linearity="prelu"), "a non_linearity that we lack"),
     "scaling": ("par_bn", dict(scaling="many"), "a scaling other than"),
     "a negative scale": ("par_bn", dict(scaling=-1.0), "method.scale: expected a finite number above 0"),
-    "dropout": ("seq_bn", dict(dropout=0.1), "dropout, stochastic_depth: they act at another place"),
-    "depth": ("seq_bn", dict(stochastic_depth=0.1), "dropout, stochastic_depth"),
+    "dropout": ("seq_bn", dict(dropout=1.5), "a dropout or stochastic_depth that is no rate"),
+    "depth": ("seq_bn", dict(stochastic_depth=-0.1), "a dropout or stochastic_depth that is no rate"),
     "no factor": ("seq_bn", dict(reduction_factor=0), "reduction_factor of layer 0: expected a number above 0"),
     "half the factors": ("seq_bn", dict(reduction_factor={"0": 16}), "reduction_factor of layer 1: .* got None"),
     "a tiny factor": ("seq_bn", dict(reduction_factor=1e-300), "reduction_factor of layer 0"),
@@ -44,25 +45,38 @@ OPTIONS = {
     "a huge factor of a layer": ("seq_bn", dict(reduction_factor={"default": 10**400}), "reduction_factor of layer 0"),
     "a huge alpha": ("lora", dict(alpha=1e300), "alpha: expected float, got 1e"),
     "all left out": ("seq_bn", dict(leave_out=[0, 1]), "method.sizes: expected a width for each layer"),
-    "an unknown option": ("seq_bn", dict(new_option=1), "expected some of the options .*, got 'new_option'"),
+    "an unknown option": ("seq_bn", dict(new_option=1), "an option that we do not know: .*, got 'new_option'"),
     "a text for a number": ("lora", dict(r="2"), "r: expected int, got '2'"),
     "not a number": ("lora", dict(alpha=float("nan")), "alpha: expected float, got nan"),
     "dora": ("lora", dict(use_dora=True), "use_dora: it scales the bias too"),
-    "vera": ("lora", dict(vera_d=0.1), "vera_d, vera_b: VeRA's"),
+    "vera": ("lora", dict(vera_d=0.1), "vera_d, vera_b: random matrices"),
     "half precision": ("lora", dict(dtype="float16"), "a dtype other than float32"),
     "matrices": ("lora", dict(attn_matrices=["q", "o"]), "attn_matrices other than q, k, v"),
     "no matrix": ("lora", dict(attn_matrices=[]), "no dense layer at all"),
     "another rank": ("lora", dict(r=3), r"lora_A: expected floats \[3, 64\]"),
-    "no rank": ("lora", dict(r=0), "expected r and alpha above 0"),
-    "mtl": ("lora", dict(architecture="mtl_lora"), "got mtl_lora, which we lack"),
-    "reft": ("lora", dict(architecture="reft"), "got reft, which we lack"),
-    "a list": ("lora", dict(architecture=["lora"]), "which we lack"),
+    "no rank": ("lora", dict(r=0), "r or alpha that is not above 0"),
+    "mtl": ("lora", dict(architecture="mtl_lora"), "architecture mtl_lora: a LoRA of several tasks"),
+    "reft": ("lora", dict(architecture="reft"), "architecture reft: it edits"),
+    "a list": ("lora", dict(architecture=["lora"]), "another architecture or composition_mode: .*, got"),
+    "a mode": ("ia3", dict(composition_mode="mul"), "another architecture or composition_mode: .*, got .*'mul'"),
+    "ia3 with vera": ("ia3", dict(vera_b=0.1), "vera_d, vera_b: random matrices"),
+    "a factor of nothing": ("seq_bn_inv", dict(inv_adapter_reduction_factor=0), "an inv_adapter_reduction_factor of"),
+    "an old coupling": ("seq_bn", dict(invertible_adapter="nice"), "invertible_adapter: expected an object of options"),
+    "an old coupling's option": (
+        "seq_bn",
+        dict(invertible_adapter={"block_type": "nice", "reduction_factor": 2, "depth": 2}),
+        "invertible_adapter: an option that we do not know: .*, got 'depth'",
+    ),
     "ia3's alpha": ("ia3", dict(alpha=2), "r or alpha other than 1"),
     "prefix's activation": ("prefix", dict(non_linearity="relu"), "another non_linearity than tanh"),
     "a long prefix": ("prefix", dict(prefix_length=10**9), "expected floats"),
     "no prefix": ("prefix", dict(prefix_length=0), "a length or a network's width below 1"),
     "after bos": ("prompt", dict(combine="prefix_after_bos"), "combine other than prefix"),
-    "unions in unions": ("mam", dict(configs=[{"architecture": "union", "configs": []}]), "got union, which we lack"),
+    "unions in unions": (
+        "mam",
+        dict(configs=[{"architecture": "union", "configs": []}]),
+        "another architecture .*, got .*'union'",
+    ),
     "no parts": ("mam", dict(configs=[]), "configs: expected a list of 1 to 16"),
 }
 
@@ -86,7 +100,7 @@ def test_gates_that_are_not_unipelts(golden: Path, tmp_path: Path):
     for change in changes:
         (folder / "adapter_config.json").write_text(original)
         edited(folder / "adapter_config.json", lambda content, change=change: change(content["config"]["configs"]))
-        with pytest.raises(AdapterError, match="use_gating: expected the parts of UniPELT"):
+        with pytest.raises(AdapterError, match="use_gating on other parts than UniPELT's"):
             load_adapterhub(folder, backbone())
 
 
@@ -114,8 +128,8 @@ def test_heads_that_we_lack(options, message, golden: Path, tmp_path: Path):
 CONTENTS = {
     "no name": (dict(name=None), "expected the adapter's name"),
     "another name": (dict(name="b"), "expected a tensor .*loras.b.lora_B, found none"),
-    "another model": (dict(model_type="roberta"), "expected model_type 'bert', the backbone's, got 'roberta'"),
-    "another width": (dict(hidden_size=768), "expected hidden_size 64, the backbone's, got 768"),
+    "another model": (dict(model_type="roberta"), "another model_type than bert: .*, got 'roberta'"),
+    "another width": (dict(hidden_size=768), "another hidden_size than the backbone's: .*, got 768"),
     "no options": (dict(config="ia3"), "expected an object of options"),
     "a version": (dict(version=3), "version: expected a text"),
     "no version": (dict(version="adapters.next"), "version: expected one such as adapters.1.3.0"),
@@ -166,20 +180,24 @@ def test_tensors_left_over(golden: Path, tmp_path: Path):
 
 def test_a_head_that_needs_a_pooler(golden: Path, tmp_path: Path):
     bare = dataclasses.replace(backbone(), params={k: v for k, v in backbone().params.items() if k != "pooler"})
-    with pytest.raises(AdapterError, match="use_pooler: expected a backbone with a pooler"):
+    with pytest.raises(AdapterError, match="use_pooler on a backbone without a pooler"):
         load_adapterhub(arranged(golden, "ia3", "pooled", tmp_path), bare)
     model, params = load_adapterhub(arranged(golden, "ia3", "two", tmp_path / "own"), bare)
     assert model.head.own_pooler and "pooler" in params["head"]
 
 
 SETUPS = {
-    "split": ({"type": "Split", "children": []}, "expected a Stack or a Fuse, got 'Split'"),
+    "split": ({"type": "Split", "children": []}, "Parallel, Split, .*: we have Stack and Fuse alone, got 'Split'"),
     "nested": (
         {"type": "Stack", "children": [{"type": "single", "children": ["lang"]}, {"type": "Fuse", "children": []}]},
-        "expected a Stack of adapters, got a 'Fuse' in it",
+        "a composition in another one, .*, got .*'Fuse'",
     ),
     "no children": ({"type": "Stack"}, "expected an adapter_setup with its children"),
-    "none": ({"type": "Stack", "children": []}, "expected 1 to 16 adapters"),
+    "none": ({"type": "Stack", "children": []}, "other than 1 to 16 adapters, each once: .*, got ..$"),
+    "twice": (
+        {"type": "Stack", "children": [{"type": "single", "children": ["lang"]}] * 2},
+        "other than 1 to 16 adapters, each once: .*, got .'lang', 'lang'.",
+    ),
     "a way out": ({"type": "Stack", "children": [{"type": "single", "children": ["../ia3"]}]}, "expected a folder"),
     "a path": ({"type": "Stack", "children": [{"type": "single", "children": ["lang/."]}]}, "expected a folder"),
 }
@@ -194,11 +212,53 @@ def test_setups_that_we_lack(setup, message, golden: Path, tmp_path: Path):
         load_adapterhub(folder, backbone())
 
 
+HEADS_OF_SETUPS = {
+    "several heads": (["two", "two"], r"several heads \(head_setup\): .*, got .'two', 'two'."),
+    "a number": (1.5, "several heads"),
+    "another folder": ("../two", "expected a folder '../two'"),
+}
+
+
+@pytest.mark.parametrize("head, message", HEADS_OF_SETUPS.values(), ids=HEADS_OF_SETUPS)
+def test_heads_of_setups_that_we_lack(head, message, golden: Path, tmp_path: Path):
+    folder = arranged(golden, "stack", "two", tmp_path)
+    edited(folder / "adapter_setup.json", lambda content: content.update(head_setup=head))
+    with pytest.raises(AdapterError, match=message):
+        load_adapterhub(folder, backbone())
+
+
+def test_a_head_of_a_class_that_we_lack(golden: Path, tmp_path: Path):
+    folder = arranged(golden, "ia3", "two", tmp_path)
+    edited(folder / "head_config.json", lambda content: content.update(model_class="RobertaAdapterModel"))
+    with pytest.raises(AdapterError, match="the head of another class: .*, got 'RobertaAdapterModel'"):
+        load_adapterhub(folder, backbone())
+
+
+def test_the_plug_in_interface(golden: Path, tmp_path: Path):
+    folder = arranged(golden, "ia3", "none", tmp_path)
+    (folder / "adapter_interface.json").write_text("{}")
+    with pytest.raises(AdapterError, match="a model behind the plug-in interface"):
+        load_adapterhub(folder, backbone())
+
+
+@pytest.mark.parametrize("option", ["dropout", "stochastic_depth"])
+def test_what_acts_in_training_alone_is_told(option: str, golden: Path, tmp_path: Path, caplog):
+    folder = arranged(golden, "seq_bn", "none", tmp_path)
+    before, expected = load_adapterhub(folder, backbone())
+    assert not caplog.messages
+    edited(folder / "adapter_config.json", lambda content: content["config"].update({option: 0.1}))
+    model, params = load_adapterhub(folder, backbone())
+    assert [f"adapter_config.json: {option} 0.1 is not kept" in message for message in caplog.messages] == [True]
+    assert model == before
+    assert_same(params, expected)
+
+
 FUSIONS = {
     "static": (dict(value=False), "without query, key or value"),
     "temperature": (dict(temperature=True), "temperature"),
     "query": (dict(query_before_ln=True), "query_before_ln"),
     "residual": (dict(residual_before=True), "residual_before"),
+    "no rate": (dict(dropout_prob=2), "dropout: expected"),
 }
 
 

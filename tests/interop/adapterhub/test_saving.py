@@ -3,6 +3,7 @@
 That the library itself reads it: parity/adapterhub_ours.py and `make parity`.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import adapters_jax as aj
 from adapters_jax import trees
 from adapters_jax.bert.heads import NoHead, Relation, TokenClassification
-from adapters_jax.errors import ConfigError
+from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop.adapterhub import load_adapterhub, save_adapterhub
 from adapters_jax.testing import assert_same
 from parity.adapterhub_ours import CONFIG, METHODS, backbone, build
@@ -67,7 +68,6 @@ METHODS_REFUSED = {
     "gated": (aj.Houlsby(preset="adapterhub", insertion="gated"), "insertion='gated'"),
     "inner layers": (aj.Pfeiffer(inner_layers=1), "inner_layers"),
     "elu": (aj.Pfeiffer(activation="elu"), "activation elu, selu"),
-    "dropout": (aj.Pfeiffer(dropout=0.1), "dropout: it acts at another place there"),
     "dora": (aj.LoRA(dora=True), "dora: it scales the bias too"),
     "attn_out": (aj.LoRA(slots=("query", "attn_out")), "slot attn_out"),
     "ranks": (aj.LoRA(ranks=(2, 3)), "ranks or scales that differ"),
@@ -95,12 +95,13 @@ METHODS_REFUSED = {
     ),
     "a fusion's regulariser": (aj.Fusion((aj.Pfeiffer(), aj.Pfeiffer()), ("a", "b"), 0.5), "a regulariser other"),
     "a fusion without dropout": (aj.Fusion((aj.Pfeiffer(), aj.Pfeiffer()), ("a", "b"), dropout=0.0), "dropout=0.0"),
-    "a fusion's names": (aj.Fusion((aj.Pfeiffer(), aj.Pfeiffer()), ("a,b", "c")), "expected one without"),
+    "a fusion's names": (aj.Fusion((aj.Pfeiffer(), aj.Pfeiffer()), ("a,b", "c")), "name: a name that is empty, has"),
+    "a fusion's attribute": (aj.Fusion((aj.Pfeiffer(), aj.Pfeiffer()), ("a", "pop")), "name: a name that torch"),
     "two loras in a stack": (aj.Stack((aj.LoRA(rank=2), aj.LoRA(rank=2))), "parts that meet"),
     "parallel in a stack": (aj.Stack((aj.Pfeiffer(), aj.Parallel())), "parts that meet"),
     "invertible on top": (aj.Stack((aj.Pfeiffer(), aj.Pfeiffer(invertible=True))), "parts that meet"),
     "a union in a stack": (aj.Stack((aj.MAM(), aj.LoRA(rank=2))), "a union in a stack"),
-    "a dropped network": (aj.AdapterDrop(aj.Prefix(length=2), 1), "adapters` has no counterpart"),
+    "a dropped network": (aj.AdapterDrop(aj.Prefix(length=2), 1), "adapter_drop around another method than"),
     "a factor": (aj.Pfeiffer(invertible=True, invertible_factor=0.1), "an invertible_factor that gives another width"),
 }
 
@@ -122,8 +123,8 @@ def test_heads_and_names_that_the_library_lacks_are_refused(tmp_path: Path):
     cases = {
         "head relation: a head other than": (Relation(num_labels=3), "default"),
         "two classes of one name": (TokenClassification(labels=("a", "a")), "default"),
-        "name: expected one without": (NoHead(), "../up"),
-        "name: expected one without . / .*, got ''": (NoHead(), ""),
+        "name: a name that is empty, has": (NoHead(), "../up"),
+        "name: a name that is empty, .*, got ''": (NoHead(), ""),
     }
     for message, (head, name) in cases.items():
         with pytest.raises(ConfigError, match=message):
@@ -132,11 +133,49 @@ def test_heads_and_names_that_the_library_lacks_are_refused(tmp_path: Path):
         saved(tmp_path, aj.Prompt(length=3, insertion="encoder", read="first"), NoHead())
 
 
+@pytest.mark.parametrize(
+    "name", ["train", "type", "forward", "weight", "pop", "_modules", "a.b", "a/b", "a,b", "x" * 101]
+)
+def test_names_that_torch_cannot_carry_are_refused(name: str, tmp_path: Path):
+    for head in (NoHead(), aj.Classification(num_labels=3)):
+        with pytest.raises(ConfigError, match="^name: a name that "):
+            saved(tmp_path / "new", aj.IA3(), head, name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dropout_is_left_out_and_told(tmp_path: Path, caplog):
+    model, params = build("pfeiffer", "own")
+    save_adapterhub(tmp_path / "plain", model, params, backbone())
+    assert not caplog.messages
+    dropping = aj.Model(CONFIG, dataclasses.replace(model.method, dropout=0.1), model.head)
+    save_adapterhub(tmp_path / "dropping", dropping, params, backbone())
+    assert [message.partition(" is not kept")[0] for message in caplog.messages] == ["method pfeiffer: dropout 0.1"]
+    assert files(tmp_path / "dropping") == files(tmp_path / "plain")
+
+
 def test_params_of_another_model_are_refused(tmp_path: Path):
-    model, params = build("ia3", "bare")
-    _, other = build("lora", "bare")
-    with pytest.raises(ConfigError, match="adapters/encoder/0/key/scale: expected a leaf"):
-        save_adapterhub(tmp_path, model, other, backbone())
-    more = params | {"adapters": trees.unflatten(trees.flatten(params["adapters"]) | {"extra": np.zeros(1, "f4")})}
-    with pytest.raises(ConfigError, match="expected the model's own leaves, got adapters/extra too"):
-        save_adapterhub(tmp_path, model, more, backbone())
+    model, params = build("ia3", "own")
+    _, other = build("lora", "own")
+    extra = lambda part: trees.unflatten(trees.flatten(params[part]) | {"extra/kernel": np.zeros(1, "f4")})
+    cases = {
+        "got other leaves: adapters/encoder/": other,
+        "got other leaves: adapters/extra/kernel": params | {"adapters": extra("adapters")},
+        "got other leaves: head/extra/kernel": params | {"head": extra("head")},
+        "backbone/.* differs from the backbone's": params
+        | {"backbone": jax.tree.map(lambda leaf: 2 * leaf, params["backbone"])},
+    }
+    for message, given in cases.items():
+        with pytest.raises(AdapterError, match=message):
+            save_adapterhub(tmp_path / "new", model, given, backbone())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_misshapen_leaf_is_named_by_its_path(tmp_path: Path):
+    model, params = build("ia3", "own")
+    for path in ("head/classifier/kernel", "head/pooler/bias", "adapters/encoder/key/scale"):
+        flat = trees.flatten(params)
+        flat[path] = flat[path][..., :-1]
+        name = path.replace("encoder/", "encoder/0/")
+        with pytest.raises(ConfigError, match=f"params: {name}: expected a leaf"):
+            save_adapterhub(tmp_path / "new", model, trees.unflatten(flat), backbone())
+    assert not (tmp_path / "new").exists()
