@@ -43,7 +43,6 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 TABLES: dict[str, Any] = {"scores": float, "summary": float, "versions": str, "extra": Any}
 """Of a manifest: fact -> type; part -> key -> type; table -> type of its values."""
-
 LARGEST = 1e300  # of a number in a manifest: an integer that is no float breaks what prints it
 
 
