@@ -164,7 +164,7 @@ def _kinds() -> tuple[Kind, ...]:
     )
     rounded = "the same function up to rounding, and the adapters do not come back; a quantised backbone becomes floats"
     kinds = [
-        Kind("all of them", (), None, None, not_written=heads),
+        Kind("all of them", (), None, None, "a regression's mean and deviation are multiplied in", not_written=heads),
         Kind(
             "adapters within dense layers",
             tuple(c for c in folded if c.fold is not Method.fold),
