@@ -162,7 +162,13 @@ def test_the_manifest_tells_everything(tmp_path: Path, backbone: Backbone):
     }
     assert {name: found["method"][name] for name in explicit} == explicit
     assert set(found["method"]) == {"name", *(field.name for field in dataclasses.fields(aj.Houlsby))}
-    assert found["head"] == {"name": "classification", "num_labels": 3, "labels": list(LABELS), "dropout": 0.1}
+    assert found["head"] == {
+        "name": "classification",
+        "num_labels": 3,
+        "labels": list(LABELS),
+        "dropout": 0.1,
+        "own_pooler": False,
+    }
     assert found["config"] == backbone.config.to_dict()
     own = {"fingerprint": backbone.fingerprint, "name": backbone.name, "revision": None, "quantization": None}
     assert found["backbone"] == own

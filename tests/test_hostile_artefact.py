@@ -129,7 +129,10 @@ def test_no_folder_and_a_file_instead(folder: Path, backbone: Backbone):
     ("change", "message"),
     [
         (lambda f: f.update({"../../etc/passwd": f.pop("head/classifier/bias")}), "missing head/classifier/bias"),
-        (lambda f: f.update({"/tmp/x": np.zeros(2, np.float32)}), "unexpected /tmp/x"),
+        (
+            lambda f: f.update({"/tmp/x": np.zeros(2, np.float32)}),
+            "expected at most [0-9]+ bytes of tensors|unexpected /tmp/x",
+        ),
         (lambda f: f.pop("adapters/encoder/1/ffn_merge/up/bias"), "expected 5[0-9]* bytes of leaves|missing adapters"),
         (lambda f: f.update({"head/classifier/bias": np.zeros(2, np.int32)}), r"bias is int32\[2\], expected float32"),
         (lambda f: f.update({"head/classifier/bias": np.zeros(4, np.float16)}), r"bias is float16\[4\], expected"),
@@ -220,7 +223,7 @@ def test_random_changes_under_right_hashes(folder: Path, backbone: Backbone):
         (lambda c: c.update(dtype=3), "expected a text 'dtype', got 3"),
         (lambda c: c.update(dtype="float8"), "unknown dtype 'float8': known are float32, bfloat16"),
         (lambda c: c["method"].update(name="houlsbi"), "unknown method 'houlsbi'.*did you mean 'houlsby'"),
-        (lambda c: c["method"].update(name=["houlsby"]), "unknown method"),
+        (lambda c: c["method"].update(name=["houlsby"]), r"method.name: expected str, got \['houlsby'\]"),
         (lambda c: c["method"].update(bottlneck=4), "unknown field of method houlsby 'bottlneck'.*did you mean"),
         (lambda c: c["method"].update(bottleneck="4"), "method.bottleneck: expected int . None, got '4'"),
         (lambda c: c["method"].update(bottleneck=4.0), "method.bottleneck: expected int . None, got 4.0"),

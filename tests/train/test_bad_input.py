@@ -315,7 +315,8 @@ def test_long_texts_are_cut_counted_and_reported(place: Place, capsys: pytest.Ca
     ],
 )
 def test_a_mesh_or_a_group_that_cannot_be(place: Place, capsys: pytest.CaptureFixture, flags: list[str], words: str):
-    assert words in refused(capsys, lambda: place.run(*flags))
+    late = 75 if words == "nobody listens there" else 2  # worth another try
+    assert words in refused(capsys, lambda: place.run(*flags), code=late)
     assert not place.out.exists()
 
 
