@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Method, Head]] = {
     "lora-pooler": (METHODS["lora"], HEADS["texts"]),
     "prompt-pooler": (METHODS["prompt"], HEADS["texts"]),
     "lora-own_pooler": (METHODS["lora"], aj.Classification(num_labels=recipe.LABELS, own_pooler=True)),
+    "dropped": (aj.AdapterDrop(METHODS["lora"], drop=1), HEADS["texts"]),
 }
 
 
