@@ -109,7 +109,7 @@ def _promised(path: Path) -> int:
     return data
 
 
-def refuse_not_finite(where: Path, flat: Mapping[str, np.ndarray]) -> None:
+def refuse_not_finite(where: Path, flat: Mapping[str, np.ndarray | np.generic]) -> None:
     """Raises AdapterError, naming the leaves, where a value is NaN or infinite."""
     is_float = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
     bad = [name for name, leaf in flat.items() if is_float(leaf) and not np.isfinite(leaf).all()]
