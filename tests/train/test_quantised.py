@@ -109,10 +109,10 @@ def test_a_stranger_s_manifest_names_an_unknown_way(run: Path, tmp_path: Path, c
 
     folder = shutil.copytree(run / "adapter", tmp_path / "adapter")
     content = {name: value for name, value in read_manifest(folder).items() if name not in ("files", "sha256")}
-    for bad in ("fp4", ["nf4"], 4):
+    for bad, message in (("fp4", "known are nf4, int8"), (["nf4"], "got ['nf4']"), (4, "expected str | None, got 4")):
         content["backbone"]["quantization"] = bad
         manifest.write(folder, content)
         with pytest.raises(SystemExit) as end:
             cli.main(["predict", f"--adapter={folder}", f"--input={testing.__file__}"])
         told = capsys.readouterr().err.strip().splitlines()
-        assert end.value.code == 2 and len(told) == 1 and "known are nf4, int8" in told[0]
+        assert end.value.code == 2 and len(told) == 1 and message in told[0]
