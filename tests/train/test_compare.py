@@ -252,7 +252,11 @@ def test_sigterm_stops_what_runs_and_starts_nothing_more(glue: FakeGlue, tmp_pat
 
 def test_ctrl_c_leaves_no_run_behind(glue: FakeGlue, tmp_path: Path):
     children = stop_by(signal.SIGINT, glue)
-    assert ended(*GRID, f"--out-dir={tmp_path}") == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
+    try:
+        assert ended(*GRID, f"--out-dir={tmp_path}") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [child.calls for child in children] == [[], ["terminate", "wait"]]
 
 
