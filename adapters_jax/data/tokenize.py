@@ -7,7 +7,7 @@ import os
 import struct
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,6 +57,21 @@ class Rows(Protocol):
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """The given rows [b], -1 for padding ones of weight 0, padded to `length` tokens; see `Encoded.batch`."""
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """`Rows` that judge answers themselves: what several rows say together, or what no label per row can say.
+
+    Attributes:
+      metrics: the names that `score` knows; the first chooses the best step.
+    """
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    def score(self, names: Sequence[str], answers: np.ndarray) -> dict[str, float]:
+        """The named metrics as fractions, from what the head keeps of every row [n c] (`Head.answers`)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

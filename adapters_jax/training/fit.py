@@ -13,7 +13,7 @@ import numpy as np
 from adapters_jax import trees
 from adapters_jax.data.batches import Batches, make_batch
 from adapters_jax.data.source import Source, as_source
-from adapters_jax.data.tokenize import Encoded, Rows, encode
+from adapters_jax.data.tokenize import Encoded, Rows, Scored, encode
 from adapters_jax.errors import ConfigError, DataError, unknown
 from adapters_jax.metrics import METRICS as KNOWN
 from adapters_jax.sharding import Layout, fetch
@@ -91,7 +91,7 @@ def fit(
         settings: how; default is the method's recipe.
         out_dir: checkpoints and metrics.jsonl go there, and a run found there is resumed, bit for bit; None: nothing
             is written.
-        metrics: names of `adapters_jax.metrics`; default is accuracy, or both correlations for a regression.
+        metrics: names of `adapters_jax.metrics`, or of those that the rows know (`Scored`); default is the head's.
         best_metric: chooses the best step, higher is better; default is the first of `metrics`.
         cache_dir: where token ids are kept between runs.
         tensorboard: also write event files to out_dir/tensorboard.
@@ -218,9 +218,10 @@ def encode_rows(
     Raises:
         ConfigError, DataError: what was given does not fit together.
     """
+    known = train.metrics if isinstance(train, Scored) else KNOWN
     for name in names:
-        if name not in KNOWN:
-            raise ConfigError(unknown("metric", name, KNOWN))
+        if name not in known:
+            raise ConfigError(unknown("metric", name, known))
     if best_metric not in names:
         raise ConfigError(unknown("best metric", best_metric, names))
     if settings.early_stop is not None and dev is None:
