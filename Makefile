@@ -69,6 +69,7 @@ parity: setup $(PARITY_STAMP)  ## derive the golden vectors again with torch, co
 	$(PARITY_PY) -m parity.oracle --out build/parity --whole
 	$(PARITY_PY) -m parity.peers_oracle --out build/parity
 	$(PARITY_PY) -m parity.answers build/parity
+	$(PARITY_PY) -m parity.encoders build/parity
 	$(PARITY_PY) -m parity.peft_files write build/parity/peft
 	$(PY) -m parity.peft_ours build/parity/ours_peft
 	$(PARITY_PY) -m parity.peft_files read build/parity/ours_peft
@@ -82,6 +83,7 @@ parity: setup $(PARITY_STAMP)  ## derive the golden vectors again with torch, co
 	$(PY) -m parity.compare tests/golden build/parity
 	$(PY) -m pytest tests/test_parity.py tests/test_peers.py --golden build/parity
 	$(PY) -m pytest tests/bert/heads/test_masked_lm.py -k torch --golden build/parity
+	$(PY) -m pytest tests/bert/test_encoders.py --golden build/parity
 	$(PY) -m pytest tests/interop/test_peft.py -k folder_of_peft --golden build/parity
 	$(PY) -m pytest tests/interop/adapterhub/test_golden.py --golden build/parity
 	$(PY) -m pytest tests/metrics/test_answers.py --golden build/parity

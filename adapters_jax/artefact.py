@@ -4,6 +4,7 @@
                                   layer-numbered names that tables show: adapters/encoder/3/attn_merge/down/kernel
     folder/manifest.json          method and head with all hyper-parameters and label names, BertConfig, the backbone's
                                   fingerprint, each leaf's shape, dtype and label, scores, versions, sha256 and size
+    folder/README.md              a card that says what of this people want to know; nothing reads it
 
 What is read is decided by the model that the manifest names and by the backbone at hand, never by the weights' file:
 its size, names, shapes and dtypes must be those the model expects, its bytes those of the manifest, its values finite.
@@ -22,7 +23,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from adapters_jax import fields, manifest, tensors, trees
+from adapters_jax import agreement, card, fields, manifest, tensors, trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.heads import HEADS
 from adapters_jax.errors import AdapterError, AdaptersJaxError, ConfigError
@@ -96,14 +97,14 @@ def save_adapter(
     template = model.abstract(backbone.params)
     places = _places(model, template)
     wanted, _ = trees.split(template, places)
-    _refuse_other_paths(target, params, template)
+    agreement.refuse_other_paths(target, params, template)
     stored, rest = trees.split(params, places)
     flat = trees.to_layers(trees.map_paths(lambda path, leaf: _whole(target, path, leaf), stored))
     try:
         trees.from_layers(flat, wanted)
     except AdapterError as error:
         raise AdapterError(f"{target}: not saved, {error}") from None
-    _refuse_changed(target, rest["backbone"], _cut(backbone.params, template))
+    agreement.refuse_changed(target, rest["backbone"], _cut(backbone.params, template))
     labels = model.labels(template)
     counts = dataclasses.asdict(summarise(template, labels))
     del counts["rows"]
@@ -145,7 +146,7 @@ def load_adapter(
     found = manifest.problems(where, content, extra_files=True)
     if found:
         raise AdapterError(f"{where}: {'; '.join(found[:3])}; copy it anew from where it was trained")
-    _refuse_other_backbone(where, content, backbone)
+    agreement.refuse_other_backbone(where, content, backbone)
     model = _model(where, content, backbone.config, METHODS | dict(methods or {}))
     try:
         template = model.abstract(backbone.params)
@@ -153,7 +154,7 @@ def load_adapter(
         raise AdapterError(f"{where}: its method cannot be built: {manifest.one_line(error)}") from None
     places = _places(model, template)
     wanted, _ = trees.split(template, places)
-    _refuse_other_leaves(where, content["leaves"], _table(wanted, trees.flatten(model.labels(template))))
+    agreement.refuse_other_leaves(where, content["leaves"], _table(wanted, trees.flatten(model.labels(template))))
     size = tensors.check_size(where / WEIGHTS, trees.flatten(wanted).values())
     flat = tensors.read(where / WEIGHTS, size)
     try:
@@ -263,7 +264,8 @@ def _write(target: Path, flat: Mapping[str, np.ndarray], content: Mapping[str, A
     partial, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
     try:
         strangers = [path.name for path in target.iterdir()] if target.exists() else []
-        strangers = sorted(set(strangers) - {WEIGHTS, manifest.NAME})
+        own = {WEIGHTS, manifest.NAME, card.NAME} if manifest.NAME in strangers else {WEIGHTS}
+        strangers = sorted(set(strangers) - own)
         if strangers:
             raise AdapterError(
                 f"{target}: expected a new or empty folder or an adapter to replace, found {', '.join(strangers[:3])}; "
@@ -277,6 +279,7 @@ def _write(target: Path, flat: Mapping[str, np.ndarray], content: Mapping[str, A
         safetensors.numpy.save_file(dict(flat), partial / WEIGHTS)
         manifest.sync(partial / WEIGHTS)
         manifest.write(partial, content)
+        manifest.write_text(partial / card.NAME, card.render(content, "native", None))
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -289,26 +292,6 @@ def _write(target: Path, flat: Mapping[str, np.ndarray], content: Mapping[str, A
         raise AdapterError(f"{target}: cannot be written: {manifest.why(error)}") from error
 
 
-def _refuse_other_backbone(where: Path, content: Mapping[str, Any], backbone: Any) -> None:
-    trained = content["backbone"]
-    if trained.get("fingerprint") != backbone.fingerprint:
-        raise AdapterError(
-            f"{where}: expected the backbone it was trained on, {trained.get('name')!r} with fingerprint "
-            f"{trained.get('fingerprint')}, got {str(backbone.name)!r} with {backbone.fingerprint}; load that backbone"
-        )
-    stored, own = content["config"], backbone.config.to_dict()
-    differences = [
-        f"{name} {stored.get(name)!r} and {own.get(name)!r}"
-        for name in dict.fromkeys([*stored, *own])
-        if stored.get(name) != own.get(name)
-    ]
-    if differences:
-        raise AdapterError(
-            f"{where}: expected its own BertConfig, got another; its and the backbone's: {', '.join(differences[:5])}; "
-            "load that backbone"
-        )
-
-
 def _model(where: Path, content: Mapping[str, Any], config: BertConfig, methods: Mapping[str, type[Method]]) -> Model:
     try:
         method = fields.build("method", methods, content["method"])
@@ -316,35 +299,3 @@ def _model(where: Path, content: Mapping[str, Any], config: BertConfig, methods:
         return Model(config, method, head, dtype=content["dtype"])
     except (AdaptersJaxError, ArithmeticError, TypeError, ValueError) as error:
         raise AdapterError(f"{where / manifest.NAME}: {manifest.one_line(error)}") from None
-
-
-def _refuse_other_leaves(where: Path, listed: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    report = [
-        f"{name}: expected {wanted.get(name, 'no such leaf')}, got {listed.get(name, 'no such leaf')!s:.120}"
-        for name in dict.fromkeys([*wanted, *listed])
-        if listed.get(name) != wanted.get(name)
-    ]
-    if report:
-        more = f"; and {len(report) - 2} more" if len(report) > 2 else ""
-        raise AdapterError(
-            f"{where}: its leaves are not those of its method, head and backbone: {'; '.join(report[:2])}{more}"
-        )
-
-
-def _refuse_other_paths(where: Path, params: Tree, template: Tree) -> None:
-    found, wanted = trees.flatten(params), trees.flatten(template)
-    report = [f"missing {path}" for path in wanted if path not in found]
-    report += [f"unexpected {path}" for path in found if path not in wanted]
-    if report:
-        raise AdapterError(f"{where}: not saved, expected the model's own params, got {'; '.join(report[:5])}")
-
-
-def _refuse_changed(where: Path, rest: Tree, backbone: Tree) -> None:
-    """A frozen leaf that is not the backbone's own: its change would be lost."""
-    own = trees.flatten(backbone)
-    for path, leaf in trees.flatten(rest).items():
-        if leaf is not own[path] and not trees.same(leaf, own[path]):
-            raise AdapterError(
-                f"{where}: not saved, backbone/{path} differs from the backbone's, and the method does not train it; "
-                "start from this backbone's params"
-            )

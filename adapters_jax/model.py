@@ -37,14 +37,14 @@ class Output:
     hidden states and `pooled` are means over the members, and `aux` keeps a leading axis of them.
 
     Attributes:
-        logits: [b c], float32.
+        logits: [b c], float32; of a head that compares k choices [b/k k].
         hidden: [b t d], the last layer's output.
         pooled: [b d].
         hidden_states: [b t d] of the embeddings and every layer, if asked for.
         aux: what modules sowed, by slot; under "encoder", by run of layers and stacked over them.
     """
 
-    logits: Float[Array, "b ..."]
+    logits: Float[Array, "rows ..."]
     hidden: Hidden
     pooled: Float[Array, "b d"]
     hidden_states: tuple[Hidden, ...]
@@ -85,14 +85,14 @@ class Model:
         if self.max_length < SHORTEST:
             field = "method.length" if self.method.size == "length" else f"method {self.method.name}"
             raise ConfigError(
-                f"{field}: expected at most {self.config.max_position_embeddings - SHORTEST}, so that texts have "
+                f"{field}: expected at most {self.config.positions - SHORTEST}, so that texts have "
                 f"{SHORTEST} of the backbone's positions, got {self.method.positions(self.config)}"
             )
 
     @property
     def max_length(self) -> int:
         """The most tokens of a text: the backbone's positions, less those that the method passes over."""
-        return self.config.max_position_embeddings - self.method.positions(self.config)
+        return self.config.positions - self.method.positions(self.config)
 
     def init(self, key: Key, backbone: Tree) -> Tree:
         """Fresh adapters and head beside the backbone's weights.

@@ -43,7 +43,7 @@ def _backbone_rules() -> tuple[Rule, ...]:
 
     What is small stays whole: vectors of the model width, positions and token types.
     """
-    axis = {"d": "fsdp", "a": "model", "f": "model"}
+    axis = {"d": "fsdp", "e": "fsdp", "a": "model", "f": "model"}
 
     def split(row: weights.Weight) -> tuple[str | None, ...]:
         if {"s", "y"} & set(row.axes):
@@ -52,7 +52,7 @@ def _backbone_rules() -> tuple[Rule, ...]:
         once = [name if name not in axes[:i] else None for i, name in enumerate(axes)]
         return tuple(once) if len(once) > 1 else tuple(None if name == "fsdp" else name for name in once)
 
-    table = [(row.path, split(row)) for row in weights.EMBEDDINGS + weights.POOLER]
+    table = [(row.path, split(row)) for row in weights.EMBEDDINGS + weights.PROJECTION + weights.POOLER]
     layers = [(rf"encoder/(\d+/)?{row.path}", split(row)) for row in weights.LAYER]
     return tuple(Rule(f"backbone/{path}", axes) for path, axes in table + layers)
 

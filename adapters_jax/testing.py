@@ -27,7 +27,7 @@ def vocabulary() -> list[str]:
 
 
 def write_backbone(folder: Path, config: BertConfig | None = None, seed: int = 0, pooler: bool = True) -> Path:
-    """Writes a random BERT as released checkpoints are: config.json, model.safetensors, tokenizer.json.
+    """Writes a random encoder as released checkpoints are: config.json, model.safetensors, tokenizer.json (BERT's).
 
     Args:
         folder: made if it is not there.
@@ -39,7 +39,7 @@ def write_backbone(folder: Path, config: BertConfig | None = None, seed: int = 0
 
     config = config or BertConfig.tiny()
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = released_weights(weights.initialise(jax.random.key(seed), config, pooler))
+    tensors = released_weights(weights.initialise(jax.random.key(seed), config, pooler), config)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"} | config.to_dict()))
     _write_tokenizer(folder, config)

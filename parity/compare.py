@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import recipe
+from parity import encoders_texts, recipe
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
-FILES = (*recipe.CASES, "peers")
+FILES = (*recipe.CASES, "peers", *(f"encoders/{family}/golden" for family in encoders_texts.FAMILIES))
 
 
 def differences(stored: Path, live: Path) -> list[str]:
     """What differs between two folders of vectors, one line each."""
     found = []
     for name in FILES:
-        old, new = recipe.load(stored / f"{name}.npz"), recipe.load(live / f"{name}.npz")
+        load = _plain if name.startswith("encoders/") else recipe.load
+        old, new = load(stored / f"{name}.npz"), load(live / f"{name}.npz")
         found += [f"{name} {key}: not in {live}" for key in sorted(set(old) - set(new))]
         for key in sorted(set(old) & set(new)):
             a, b = old[key].astype(np.float64), new[key].astype(np.float64)
@@ -28,6 +29,11 @@ def differences(stored: Path, live: Path) -> list[str]:
                 found.append(f"{name} {key}: differ by {gap:.1e} of {np.linalg.norm(a):.1e}")
         print(f"{name}: {len(set(old) & set(new))} stored arrays compared")
     return found
+
+
+def _plain(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def main() -> int:

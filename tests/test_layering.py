@@ -25,7 +25,9 @@ LAYERS = (
     ("adapters_jax.methods",),
     ("adapters_jax.model",),
     (
+        "adapters_jax.agreement",
         "adapters_jax.artefact",
+        "adapters_jax.card",
         "adapters_jax.checkpoint",
         "adapters_jax.describe",
         "adapters_jax.optim",

@@ -16,6 +16,7 @@ from adapters_jax.sharding import AXES, Layout, Rule, make_mesh, read_sizes
 from adapters_jax.training.settings import Settings
 from adapters_jax.training.step import init_state, make_optimizer
 from tests.methods.table import ROWS_BY_NAME
+from tests.methods.test_encoders import CONFIGS
 from tests.methods.tiny import BACKBONE, THREE, TINY
 
 MIXED = Layout(AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3))
@@ -39,6 +40,19 @@ def test_every_leaf_of_every_method_has_its_place(name: str, rules: tuple):
             assert whole == part, path
     kernels = [path for path in places if path.startswith("backbone/encoder") and path.endswith("kernel")]
     assert kernels and all(np.prod(places[p].shard_shape((3, 16, 32))) == 3 * 16 * 32 / 4 for p in kernels)
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_every_leaf_of_every_family_has_its_place(family: str):
+    params = aj.Model(CONFIGS[family], aj.Full(), THREE).abstract(weights.abstract(CONFIGS[family], pooler=False))
+    places = trees.flatten(MIXED.params(params))
+    assert places["backbone/embeddings/words"].spec == P(None, "fsdp")
+    if family == "electra":
+        assert places["backbone/embeddings/project/kernel"].spec == P("fsdp", None)
+        assert places["backbone/embeddings/project/bias"].spec == P(None)
+    for path, leaf in trees.flatten(params).items():
+        part = places[path].shard_shape(leaf.shape)
+        assert all(size % share == 0 for size, share in zip(leaf.shape, part, strict=True)), path
 
 
 def test_the_backbone_is_split_as_said():

@@ -108,6 +108,8 @@ def head_for(train: Source) -> Any:
     """The head that the rows' labels ask for; a regression's is told how they are spread."""
     if train.features.kind == "classification":
         return aj.Classification(labels=train.features.labels)
+    if train.features.kind == "multilabel":
+        return aj.MultiLabel(labels=train.features.labels)
     labels = np.array([train[row]["label"] for row in range(len(train))], np.float64)
     # A few digits are enough, and the same on every machine.
     return aj.Regression(mean=round(float(labels.mean()), 4), deviation=round(float(labels.std()), 4) or 1.0)

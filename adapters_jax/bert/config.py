@@ -1,18 +1,28 @@
-"""Hyper-parameters of a BERT encoder, with the field names of Hugging Face's config.json."""
+"""Hyper-parameters of a BERT encoder or one of its kin, with the field names of Hugging Face's config.json."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from adapters_jax.bert.families import FAMILIES, SIZES
 from adapters_jax.errors import BackboneError
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "relu")
 _IGNORED = "position_embedding_type", "is_decoder", "add_cross_attention"
+_KINDS: Mapping[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), int | None: (int,)}
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """A BERT encoder (Devlin et al., 2019); the defaults are those of BERT-base, uncased."""
+    """A BERT encoder (Devlin et al., 2019) or another of `families`; the defaults are those of BERT-base, uncased.
+
+    Attributes:
+        model_type: a key of `FAMILIES`.
+        max_position_embeddings: rows of the position table, `position_offset` of which no token uses.
+        type_vocab_size: 0 where there are no token types.
+        position_offset: the position id of a text's first token; pad_token_id + 1 in RoBERTa.
+        embedding_size: e, the embeddings' width, where it is not `hidden_size`: a dense layer stands after them then.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -26,11 +36,17 @@ class BertConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
+    model_type: str = "bert"
+    position_offset: int = 0
+    embedding_size: int | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
+            if field.name == "position_offset":
+                continue
+            least = 0 if field.name == "type_vocab_size" and self.model_type == "distilbert" else 1
+            if field.type in (int, int | None) and value is not None and value < least:
                 raise BackboneError(f"config: {field.name} must be a positive integer, got {value!r}")
             if field.type is float and not 0 <= value < float("inf"):
                 raise BackboneError(f"config: {field.name} must be a number of at least 0, got {value!r}")
@@ -41,12 +57,45 @@ class BertConfig:
             raise BackboneError(
                 f"config: hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads"
             )
+        if self.model_type not in FAMILIES:
+            raise BackboneError(f"config: {_expected()}, got {self.model_type!r}")
+        after_pad = FAMILIES[self.model_type].positions_after_pad
+        most = self.max_position_embeddings - 1 if after_pad else 0
+        if not 0 <= self.position_offset <= most:
+            raise BackboneError(f"config: position_offset must be from 0 to {most}, got {self.position_offset!r}")
+        if self.embedding_size is not None and self.model_type != "electra":
+            raise BackboneError(f"config: embedding_size is for model_type 'electra', got it for {self.model_type!r}")
         if self.hidden_act not in HIDDEN_ACTS:
             raise BackboneError(f"config: hidden_act must be one of {', '.join(HIDDEN_ACTS)}, got {self.hidden_act!r}")
 
     @property
     def head_width(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """e."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def projects(self) -> bool:
+        """Whether a dense layer [e d] stands after the embeddings."""
+        return self.embedding_width != self.hidden_size
+
+    @property
+    def positions(self) -> int:
+        """How many tokens have a position."""
+        return self.max_position_embeddings - self.position_offset
+
+    @property
+    def attn_out_dropout_prob(self) -> float:
+        """Of the attention's output; DistilBERT has none there."""
+        return 0.0 if self.model_type == "distilbert" else self.hidden_dropout_prob
+
+    @property
+    def masked_lm_act(self) -> str:
+        """The activation of the released masked-LM head."""
+        return FAMILIES[self.model_type].masked_lm_act or self.hidden_act
 
     @classmethod
     def tiny(cls, **changes: Any) -> "BertConfig":
@@ -74,8 +123,17 @@ class BertConfig:
         )
         return cls(**(sizes | changes))
 
+    @classmethod
+    def family(cls, model_type: str, **changes: Any) -> "BertConfig":
+        """The base release of a family: "roberta", "xlm-roberta", "distilbert", "electra" or "bert"."""
+        if model_type not in SIZES:
+            raise BackboneError(f"config: {_expected()}, got {model_type!r}")
+        return cls(**(SIZES[model_type] | changes), model_type=model_type)
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """For fingerprints and manifests, where BERT's are as they were before there were other families."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in _LATER or self.model_type != "bert"}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "BertConfig":
@@ -85,15 +143,37 @@ class BertConfig:
             BackboneError: another architecture, or a value out of range.
         """
         kind = fields.get("model_type", "bert")
-        if kind != "bert":
-            raise BackboneError(f"config: model_type must be 'bert', got {kind!r}")
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            raise BackboneError(f"config: {_expected()}, got {kind!r}")
         for name, plain in zip(_IGNORED, ("absolute", False, False), strict=True):
             if fields.get(name, plain) not in (plain, None):
                 raise BackboneError(f"config: {name}={fields[name]!r} is not supported, only {plain!r}")
-        kinds = {int: (int,), float: (int, float), str: (str,)}
-        known = {field.name: kinds[field.type] for field in dataclasses.fields(cls) if field.name in fields}  # type: ignore[index]
-        for name, kind in known.items():
-            value = fields[name]
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise BackboneError(f"config: {name} must be of type {kind[-1].__name__}, got {value!r}")
-        return cls(**{name: fields[name] for name in known})
+        given = _renamed(kind, fields)
+        known = {field.name: _KINDS[field.type] for field in dataclasses.fields(cls) if field.name in given}
+        for name, types in known.items():
+            value = given[name]
+            if not isinstance(value, types) or isinstance(value, bool):
+                raise BackboneError(f"config: {name} must be of type {types[-1].__name__}, got {value!r}")
+        return cls(**{name: given[name] for name in known})
+
+
+_LATER = ("model_type", "position_offset", "embedding_size")
+"""Fields that BERT's fingerprints and manifests do not hold."""
+
+
+def _expected() -> str:
+    """What `model_type` may be; 'bert' first."""
+    return "model_type must be 'bert'" + "".join(f", {name!r}" for name in FAMILIES if name != "bert")
+
+
+def _renamed(model_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json by our names, with the family's own defaults; fields that are not the family's are left out."""
+    family = FAMILIES[model_type]
+    given = {**family.defaults, **{family.fields.get(name, name): value for name, value in fields.items()}}
+    if family.positions_after_pad and isinstance(pad := fields.get("pad_token_id"), int):
+        given["position_offset"] = pad + 1
+    foreign = set() if family.positions_after_pad else {"position_offset"}
+    if model_type != "electra" or given.get("embedding_size") in (None, given.get("hidden_size")):
+        foreign.add("embedding_size")
+    own = {name: value for name, value in given.items() if name not in foreign}
+    return own | dict(family.always) | {"model_type": model_type}

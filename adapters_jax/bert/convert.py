@@ -1,7 +1,8 @@
-"""Released BERT checkpoints (safetensors, Hugging Face's names) <-> the backbone's tree, strictly.
+"""Released checkpoints (safetensors, Hugging Face's names) <-> the backbone's tree, strictly.
 
 Every tensor of a file is accounted for: read, or known not to belong to the encoder, or an error. Both namings of
-LayerNorm weights (weight/bias and the older gamma/beta) and names with or without the `bert.` prefix are read.
+LayerNorm weights (weight/bias and the older gamma/beta) and names with or without the family's prefix (`bert.`) are
+read; what each family of encoders calls its tensors is in families.py.
 """
 
 import functools
@@ -18,26 +19,23 @@ from adapters_jax import trees
 from adapters_jax.bert import quant, weights
 from adapters_jax.bert.assembly import Assembly, Place
 from adapters_jax.bert.config import BertConfig
+from adapters_jax.bert.families import FAMILIES, Family
 from adapters_jax.errors import BackboneError
 from adapters_jax.types import Tree
-
-HEADS = ("cls.", "classifier.", "qa_outputs.")
-"""Prefixes of task heads that stand beside the encoder in released files."""
 
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 """Saved by some releases, not weights."""
 
 
-def canonical(name: str) -> str | None:
+def canonical(name: str, family: Family) -> str | None:
     """A tensor's name without prefix and in the newer naming; None for what is not a weight of the encoder."""
-    if name.startswith(HEADS):
-        return None
-    name = _newer(name)
-    return None if name in BUFFERS else name
+    plain = _newer(name, family)
+    # BERT's heads carry no prefix; RoBERTa's pooler, which counts as one here, does.
+    return None if plain.startswith(family.heads) or plain in BUFFERS else plain
 
 
-def _newer(name: str) -> str:
-    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name.removeprefix("bert."))
+def _newer(name: str, family: Family) -> str:
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name.removeprefix(family.prefix))
 
 
 _NEWER = {"gamma": "weight", "beta": "bias"}
@@ -78,11 +76,11 @@ def read_weights(
         ConfigError: an unknown way to quantise.
     """
     quantised = None if quantize is None else quant.type_of(quantize)
-    readers, where = {}, {}
+    readers, where, family = {}, {}, FAMILIES[config.model_type]
     for file in files:
         readers[file] = _open(file)
         for name in readers[file].keys():  # noqa: SIM118 - not a dict
-            plain = canonical(name)
+            plain = canonical(name, family)
             if plain is None:
                 continue
             if plain in where:
@@ -122,16 +120,18 @@ def read_masked_lm(files: Iterable[Path], config: BertConfig) -> Tree | None:
         BackboneError: a file that cannot be read, a misshapen tensor, a value that is not finite.
     """
     where: dict[str, tuple[Path, Any, str]] = {}
+    family = FAMILIES[config.model_type]
+    paths = _masked_lm_paths(family)
     for file in files:
         reader = _open(file)
-        where |= {_MASKED_LM.get(_newer(name), name): (file, reader, name) for name in reader.keys()}  # noqa: SIM118
+        where |= {paths.get(_newer(name, family), name): (file, reader, name) for name in reader.keys()}  # noqa: SIM118
 
     def get(path: str) -> np.ndarray:
         file, reader, name = where[path]
         return _read(file, lambda: reader.get_tensor(name)).astype(np.float32)
 
-    d, v = config.hidden_size, config.vocab_size
-    shapes = {"dense/kernel": (d, d), "dense/bias": (d,), "norm/scale": (d,), "norm/bias": (d,), "decoder/bias": (v,)}
+    d, e, v = config.hidden_size, config.embedding_width, config.vocab_size
+    shapes = {"dense/kernel": (e, d), "dense/bias": (e,), "norm/scale": (e,), "norm/bias": (e,), "decoder/bias": (v,)}
     if not all(path in where for path in shapes):
         return None
     if "decoder/kernel" in where and not np.array_equal(get("decoder/kernel"), get("words")):
@@ -146,23 +146,31 @@ def read_masked_lm(files: Iterable[Path], config: BertConfig) -> Tree | None:
     return trees.unflatten(flat | {"dense/kernel": flat["dense/kernel"].T})
 
 
-_MASKED_LM = {
-    "cls.predictions.transform.dense.weight": "dense/kernel",
-    "cls.predictions.transform.dense.bias": "dense/bias",
-    "cls.predictions.transform.LayerNorm.weight": "norm/scale",
-    "cls.predictions.transform.LayerNorm.bias": "norm/bias",
-    "cls.predictions.bias": "decoder/bias",
-    "cls.predictions.decoder.bias": "decoder/bias",
-    "cls.predictions.decoder.weight": "decoder/kernel",
-    "embeddings.word_embeddings.weight": "words",
-}
+def _masked_lm_paths(family: Family) -> dict[str, str]:
+    """Released name -> ours."""
+    dense, norm, bias, decoder = family.masked_lm
+    return {
+        f"{dense}.weight": "dense/kernel",
+        f"{dense}.bias": "dense/bias",
+        f"{norm}.weight": "norm/scale",
+        f"{norm}.bias": "norm/bias",
+        bias: "decoder/bias",
+        f"{decoder}.bias": "decoder/bias",
+        f"{decoder}.weight": "decoder/kernel",
+        "embeddings.word_embeddings.weight": "words",
+    }
 
 
-def released_weights(backbone: Tree) -> dict[str, np.ndarray]:
-    """The inverse of `read_weights`: tensors by their names in released files, without prefix."""
+def released_weights(backbone: Tree, config: BertConfig | None = None) -> dict[str, np.ndarray]:
+    """The inverse of `read_weights`: tensors by their names in released files, without prefix.
+
+    Args:
+        backbone: the tree.
+        config: its own; None for a BERT's.
+    """
     flat = trees.to_layers(backbone)
     layers = 1 + max(int(path.split("/")[1]) for path in flat if path.startswith("encoder/"))
-    rows = weights.numbered(BertConfig(num_hidden_layers=layers), pooler="pooler/kernel" in flat)
+    rows = weights.numbered(config or BertConfig(num_hidden_layers=layers), pooler="pooler/kernel" in flat)
     tensors = {row.released: np.asarray(flat[row.path]).T if row.transposed else flat[row.path] for row in rows}
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 

@@ -45,7 +45,9 @@ class Encoded(NamedTuple):
 def embeddings(params: Tree, config: BertConfig, batch: Batch, first: int, slots: Slots, dtype: Any) -> tuple:
     """Word, position and type embeddings, summed, normalised, dropped out: (x [b t d], mask [b t]).
 
-    Rows that a method adds in front of the words get the positions before `first`, and type 0.
+    Rows that a method adds in front of the words get the positions before `first`, and type 0. A family without token
+    types adds none; where there is but one, all are of it. Where the config projects, "words" is as wide as the
+    embeddings, and the dense layer stands after the dropout, before "encoder".
     """
     ids = batch["input_ids"]
     types = batch.get("token_type_ids")
@@ -53,10 +55,14 @@ def embeddings(params: Tree, config: BertConfig, batch: Batch, first: int, slots
         words, mask = slots.embed("words", looked_up(params["words"], ids).astype(dtype), slots.ctx.mask)
         added = words.shape[1] - ids.shape[1]
         positions = params["positions"][first - added : first + ids.shape[1]]
-        types = jnp.zeros_like(ids) if types is None else types
-        kinds = params["types"][jnp.pad(types, ((0, 0), (added, 0)))]
-        x = Norm(params["norm"], config.layer_norm_eps)(words + positions[None].astype(dtype) + kinds.astype(dtype))
+        summed = words + positions[None].astype(dtype)
+        if config.type_vocab_size:
+            types = jnp.zeros_like(ids) if types is None or config.type_vocab_size == 1 else types
+            summed = summed + params["types"][jnp.pad(types, ((0, 0), (added, 0)))].astype(dtype)
+        x = Norm(params["norm"], config.layer_norm_eps)(summed)
         x = dropout(x, config.hidden_dropout_prob, slots.keys.get("embeddings"))
+        if config.projects:
+            x = Dense(params["project"])(x)
         return slots.embed("encoder", x, mask)
 
 
@@ -71,7 +77,7 @@ def layer(p: Tree, config: BertConfig, h: Hidden, mask: Mask, slots: Slots) -> H
         q, k, v = (heads(project(name, h)) for name in ("query", "key", "value"))
         k, v, seen = slots.key_value(k, v, mask)
         mixed = attend(q, k, v, seen, config.attention_probs_dropout_prob, keys.get("attend")).reshape(h.shape)
-        y = dropout(project("attn_out", mixed), hidden_rate, keys.get("attn_dropout"))
+        y = dropout(project("attn_out", mixed), config.attn_out_dropout_prob, keys.get("attn_dropout"))
         h = slots.merge("attn_merge", y, h, norm("attn_norm"))
     with jax.named_scope("feed_forward"):
         wide = ACTIVATIONS[config.hidden_act](project("ffn_in", h))
@@ -105,7 +111,7 @@ def encode(
         outer: modules of the slots `embed` and `output`.
         batch: input_ids [b t], and optionally token_type_ids and mask [b t].
         key: the step's dropout key; None means no dropout.
-        first_position: the position id of the first token.
+        first_position: the position of the first token, counted from the config's own first.
         dtype: of the computation.
         remat: a key of REMAT.
         scan: False unrolls the layers: for counting FLOPs, and as a reference.
@@ -119,7 +125,8 @@ def encode(
     ctx = Context(ids, mask, jnp.zeros((*ids.shape, config.hidden_size), dtype), config.num_hidden_layers)
     around = Slots(outer, adapters, trees.site_keys(key, ("embeddings", *outer)), ctx)
     if below is None:
-        x, mask = embeddings(backbone["embeddings"], config, batch, first_position, around, jnp.dtype(dtype))
+        first = config.position_offset + first_position
+        x, mask = embeddings(backbone["embeddings"], config, batch, first, around, jnp.dtype(dtype))
     else:
         x = below
     keep = hidden_states or "output" in outer

@@ -47,8 +47,8 @@ class Convert:
 
 def convert(flags: Convert) -> None:
     """Prints what was written as one JSON object."""
-    from adapters_jax import hub
-    from adapters_jax.interop import card, pickles
+    from adapters_jax import card, hub
+    from adapters_jax.interop import pickles
     from adapters_jax.interop.sources import opened
 
     to = flags.to or ("native" if flags.push_to_hub else None)
@@ -154,12 +154,14 @@ def _backbone(flags: Convert, source: Any, content: dict[str, Any]) -> Any:
 
 def _pushed(flags: Convert, folder: Path, to: str, content: dict[str, Any]) -> dict[str, Any]:
     """Writes the card, and pushes the folder unless it is a dry run."""
-    from adapters_jax import hub, manifest
-    from adapters_jax.interop import card
+    from adapters_jax import card, hub, manifest
+    from adapters_jax.interop import hf
     from adapters_jax.interop.sources import stale
 
     repo, _ = hub.parse(str(flags.push_to_hub))
-    manifest.write_text(folder / "README.md", card.render(content, to, repo, flags.license))
+    names = {cls.name: name for cls, name in hf.ARCHITECTURES.items()}
+    architecture = names[content["head"]["name"]] if to == "hf" else ""
+    manifest.write_text(folder / card.NAME, card.render(content, to, repo, flags.license, architecture))
     if flags.dry_run:
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         return {"repository": repo, "pushed": False, "files": files}

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from adapters_jax.cli.common import Folders, FromArtefact, Unset, load_backbone
+from adapters_jax.data.bad import BadRows, OnBadRow
 from adapters_jax.errors import ConfigError, DataError
+from adapters_jax.metrics import METRICS
 
 Numbers = tyro.conf.arg(metavar="0,1,...")
 
@@ -32,6 +34,10 @@ class Data:
     """A prepared TFDS set, the official files, or the first of them found."""
     data_dir: Annotated[str | None, Unset] = None
     """Folder of the GLUE files or of TFDS."""
+    file: Annotated[str | None, Unset] = None
+    """In place of a task: a file of the kind that the artefact was trained on (see docs/tasks)."""
+    on_bad_row: OnBadRow = "error"
+    """What to do with rows of --file that cannot be used: stop at the first, or skip and count them."""
     cache_dir: str = "~/.cache/adapters_jax"
     """Where fetched archives are kept."""
     eval_rows: Annotated[int | None, FromArtefact] = None
@@ -158,32 +164,64 @@ class Scored:
 
     def __init__(self, flags: Data, folder: str) -> None:
         from adapters_jax.artefact import load_adapter, read_manifest
-        from adapters_jax.data import take
-        from adapters_jax.data.named import NAMES, open_task, task_metrics
 
         for name in ("eval_rows", "eval_batch_size"):
             if (value := getattr(flags, name)) is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+        if flags.file is not None and flags.eval_rows is not None:
+            raise ConfigError("--eval-rows: expected no --file beside it, all of whose rows are scored, got both")
         self.recorded = read_manifest(folder)
-        task, extra = flags.task or self.recorded.get("task"), self.recorded.get("extra", {})
-        if task is None:
-            raise ConfigError(f"{folder}: names no task; give --task")
-        if flags.task is None and task not in NAMES:
-            raise ConfigError(f"{folder}: was trained on {task!r}; its scores are in its run's result.json")
-        splits = open_task(task, flags.data, flags.data_dir, flags.cache_dir, lambda line: print(line, file=sys.stderr))
+        extra = self.recorded.get("extra", {})
+        self.rows = flags.eval_rows or extra.get("eval_rows")
+        self.batch_size = flags.eval_batch_size or extra.get("eval_batch_size") or 64
+        self.from_file = flags.file is not None
+        if flags.file is None:
+            splits = self._splits(flags, folder)
         self.backbone = load_backbone(folder, flags)
         self.model, self.params = load_adapter(folder, self.backbone)
+        self.max_length = min(self.recorded.get("max_length") or 128, self.model.max_length)
+        if flags.file is None:
+            self._choose(splits)
+        else:
+            self._read(flags.file, extra, BadRows(flags.on_bad_row))
+
+    def _splits(self, flags: Data, folder: str) -> Any:
+        from adapters_jax.data.named import NAMES, open_task
+
+        task = flags.task or self.recorded.get("task")
+        if task is None:
+            raise ConfigError(f"{folder}: names no task; give --task, or --file")
+        if flags.task is None and task not in NAMES:
+            raise ConfigError(f"{folder}: was trained on {task!r}, expected --file with rows to score it on, got none")
+        self.task: str = task
+        return open_task(task, flags.data, flags.data_dir, flags.cache_dir, lambda line: print(line, file=sys.stderr))
+
+    def _choose(self, splits: Any) -> None:
+        from adapters_jax.data import take
+        from adapters_jax.data.named import task_metrics
+
         features, head = splits.train.features, self.model.head
         if (features.kind, features.labels) != (head.name, getattr(head, "labels", ())):
             raise DataError(
-                f"task {task}: expected a head for {features.kind} {list(features.labels)}, the artefact's is {head}"
+                f"task {self.task}: expected a head for {features.kind} {list(features.labels)}, the artefact's is "
+                f"{head}"
             )
-        self.task: str = task
-        self.metrics, self.best_metric = task_metrics(task)
-        self.rows = flags.eval_rows or extra.get("eval_rows")
-        self.sets = {suffix: take(source, self.rows) for suffix, source in splits.evals.items()}
-        self.batch_size = flags.eval_batch_size or extra.get("eval_batch_size") or 64
-        self.max_length = min(self.recorded.get("max_length") or 128, self.model.max_length)
+        self.metrics, self.best_metric = task_metrics(self.task)
+        self.sets: dict[str, Any] = {suffix: take(source, self.rows) for suffix, source in splits.evals.items()}
+
+    def _read(self, file: str, extra: Mapping[str, Any], bad: BadRows) -> None:
+        from adapters_jax.data.alike import encode_alike
+        from adapters_jax.data.tokenize import Scored as Scoring
+
+        self.task, head = file, self.model.head
+        rows = encode_alike(file, head, extra, self.backbone.tokenizer, self.max_length, bad)
+        if bad.skipped:
+            print(f"{file}: {bad.summary()}", file=sys.stderr)
+        known = rows.metrics if isinstance(rows, Scoring) else METRICS
+        recorded = tuple(name for name in self.recorded.get("scores") or {} if name in known)
+        self.metrics = recorded or (rows.metrics if isinstance(rows, Scoring) else head.metrics)
+        self.best_metric = self.metrics[0]
+        self.sets = {"": rows}
 
     def score(self, model: Any, params: Any) -> dict[str, float]:
         """The metrics of a model, this or one made of it."""
@@ -194,11 +232,12 @@ class Scored:
 
     def timed(self, model: Any, params: Any) -> tuple[dict[str, float], float]:
         """(metrics, seconds of the faster of two passes over the main set, compiled and tokenised before)."""
-        from adapters_jax.data.tokenize import encode
+        from adapters_jax.data.tokenize import Rows, encode
         from adapters_jax.training.evaluate import evaluate
 
         found = self.score(model, params)
-        rows = encode(self.sets[""], self.backbone.tokenizer, self.max_length)
+        rows = self.sets[""]
+        rows = rows if isinstance(rows, Rows) else encode(rows, self.backbone.tokenizer, self.max_length)
         seconds = []
         for _ in range(2):
             start = time.perf_counter()
@@ -207,7 +246,11 @@ class Scored:
         return found, min(seconds)
 
     def compare(self, found: Mapping[str, float]) -> None:
-        """Says on standard error whether the scores are those of the manifest, if they are of the same rows."""
+        """Says on standard error whether the scores are those of the manifest, if they are of the same rows; of a file,
+        which nobody knows, it shows both."""
+        recorded = self.recorded["scores"]
         if self.task == self.recorded.get("task") and self.rows == self.recorded.get("extra", {}).get("eval_rows"):
-            same = "equal to" if self.recorded["scores"] == found else "not equal to"
-            print(f"{same} the recorded scores {json.dumps(self.recorded['scores'])}", file=sys.stderr)
+            same = "equal to" if recorded == found else "not equal to"
+            print(f"{same} the recorded scores {json.dumps(recorded)}", file=sys.stderr)
+        elif self.from_file:
+            print(f"recorded at the end of training: {json.dumps(recorded)}", file=sys.stderr)

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TextIO
 
@@ -26,7 +28,7 @@ class Predict:
     quantize: Annotated[Literal["nf4", "int8", "none"] | None, FromArtefact] = None
     """How the dense kernels of the backbone's layers are kept; it may be otherwise than in training."""
     input: str = "-"
-    """A text per line, a tab between the texts of a pair; or JSONL with "text" and "text_pair"; `-`: standard input."""
+    """A text per line, tabs between its parts; or JSONL with the head's keys and maybe an "id"; `-`: standard input."""
     output: str = "-"
     """A file; `-`: standard output."""
     format: Literal["auto", "text", "jsonl"] = "auto"
@@ -40,6 +42,7 @@ class Predict:
 def predict(flags: Predict) -> None:
     """Streams texts to predictions, in memory that does not grow with their number."""
     from adapters_jax.artefact import load_adapter, read_manifest
+    from adapters_jax.serving.inputs import form_of
     from adapters_jax.serving.predictor import Predictor
     from adapters_jax.serving.shared import together
 
@@ -56,15 +59,32 @@ def predict(flags: Predict) -> None:
         pair = None if columns is None else len(columns) == 2
         lengths = [manifest.get("max_length") or model.max_length for manifest in manifests]
         max_length = flags.max_length if flags.max_length is not None else min(lengths)
-        predictor = Predictor(model, params, backbone, max_length=max_length, batch_size=flags.batch_size)
+        form = form_of(model.head)
+        options = options_of(form, manifests[0])
+        predictor = Predictor(model, params, backbone, max_length=max_length, batch_size=flags.batch_size, **options)
         is_jsonl = flags.format == "jsonl" or (flags.format == "auto" and flags.input.endswith(".jsonl"))
-        texts = _texts(source, flags.input, _json_text if is_jsonl else _plain_text, pair)
+        ids: deque[Any] = deque()
+        asked = _inputs(source, flags.input, form, is_jsonl, pair, ids)
+        count, start = 0, time.perf_counter()
         # One by one for a person at a terminal; else as many as keep the padding small.
-        for answer in predictor.stream(texts, chunk=1 if source.isatty() else None):
-            sink.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        for answer in predictor.stream(asked, chunk=1 if source.isatty() else None):
+            count += 1
+            named = {} if (name := ids.popleft()) is None else {"id": name}
+            sink.write(json.dumps(named | answer, ensure_ascii=False) + "\n")
             sink.flush()
+        seconds = time.perf_counter() - start
+    print(f"{count:,} texts in {seconds:.1f} s, {count / max(seconds, 1e-9):.1f} a second", file=sys.stderr)
     if predictor.truncated:
         print(f"{predictor.truncated} texts were longer than {predictor.max_length} tokens and cut", file=sys.stderr)
+
+
+def options_of(form: Any, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What an artefact's manifest says of how its rows are made."""
+    from adapters_jax.data.alike import WINDOWS, stored
+
+    found = stored(manifest.get("extra"), WINDOWS)
+    found |= {"threshold": found.pop("no_answer_threshold")} if "no_answer_threshold" in found else {}
+    return {name: value for name, value in found.items() if name in form.options}
 
 
 def _by_task(folders: Sequence[str], manifests: Sequence[Any], loaded: Sequence[Any]) -> dict[str, Any]:
@@ -75,42 +95,30 @@ def _by_task(folders: Sequence[str], manifests: Sequence[Any], loaded: Sequence[
     return tasks
 
 
-def _plain_text(line: str) -> tuple[str, ...]:
-    parts = tuple(line.split("\t"))
-    if len(parts) > 2 or not line.strip():
-        raise DataError(f"expected a text, or two with a tab between them, got {line[:80]!r}")
-    return parts
+def _inputs(
+    lines: Iterable[bytes], name: str, form: Any, is_json: bool, pair: bool | None, ids: deque
+) -> Iterator[Any]:
+    """What the head is asked, line by line; the "id" of each, or None, is put into `ids`.
 
-
-def _json_text(line: str) -> tuple[str, ...]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f'expected JSON such as {{"text": "..."}}, got {line[:80]!r} ({error.msg})') from None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise DataError(f'expected an object with "text", got {line[:80]!r}')
-    if not isinstance(row.get("text_pair", ""), str):
-        raise DataError(f'expected "text_pair" to be a text, got {row["text_pair"]!r:.80}')
-    return (row["text"], row["text_pair"]) if "text_pair" in row else (row["text"],)
-
-
-def _texts(
-    lines: Iterable[bytes], name: str, parse: Callable[[str], tuple[str, ...]], pair: bool | None
-) -> Iterator[str | tuple[str, str]]:
-    """The texts of a file; `pair` is whether pairs are expected, None if the first line decides."""
+    `pair` is whether pairs of texts are expected, None if the first line decides.
+    """
     name = "standard input" if name == "-" else name
     for number, raw in enumerate(lines, start=1):
         try:
-            parts = parse(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            asked = form.of_json(line) if is_json else form.of_text(line)
         except UnicodeDecodeError as error:
             raise DataError(f"{name}:{number}: expected UTF-8, got {error.object[error.start : error.end]!r}") from None
         except DataError as error:
             raise DataError(f"{name}:{number}: {error}") from None
-        pair = len(parts) == 2 if pair is None else pair
-        if pair != (len(parts) == 2):
-            expected, found = ("a pair of texts", "one") if pair else ("one text", "a pair")
-            raise DataError(f"{name}:{number}: expected {expected}, got {found}")
-        yield (parts[0], parts[1]) if len(parts) == 2 else parts[0]
+        if form.keys == ("text", "text_pair"):
+            found = not isinstance(asked, str)
+            pair = found if pair is None else pair
+            if pair != found:
+                expected, got = ("a pair of texts", "one") if pair else ("one text", "a pair")
+                raise DataError(f"{name}:{number}: expected {expected}, got {got}")
+        ids.append(json.loads(line).get("id") if is_json else None)
+        yield asked
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """Rows that cannot be used: refused with file and line, or skipped and counted where the user asked for it.
 
-    bad = BadRows("skip")
-    for number, line in numbered_lines("train.conll", bad): ...
-    bad.found("train.conll", 12, "expected a tag for every word, got none for 'Rome'")
-    print(bad.summary())                                     # "2 rows were skipped: 1 without ..., the first is ..."
+bad = BadRows("skip")
+for number, line in numbered_lines("train.conll", bad): ...
+bad.found("train.conll", 12, "expected a tag for every word, got none for 'Rome'")
+print(bad.summary())                                     # "2 rows were skipped: 1 without ..., the first is ..."
 """
 
 import dataclasses
@@ -61,11 +61,10 @@ class BadRows:
         return f"{counted}: {'; '.join(self.messages)}{more}"
 
 
-def numbered_lines(file: str | Path, bad: BadRows) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file with their numbers from 1, one at a time, split at line feeds alone.
+def raw_lines(file: str | Path, bad: BadRows) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers from 1, one at a time, each with its line feed.
 
-    A byte-order mark and carriage returns at line ends are dropped. A line that is no UTF-8 or longer than MOST_BYTES
-    is a bad row.
+    A line longer than MOST_BYTES is a bad row.
 
     Raises:
       DataError: a file that is missing, unreadable or empty; under "error" a bad line.
@@ -83,15 +82,32 @@ def numbered_lines(file: str | Path, bad: BadRows) -> Iterator[tuple[int, str]]:
                     size += len(rest)
                     bad.found(path, number, f"expected a line of at most {MOST_BYTES:,} bytes, got {size:,}")
                     continue
-                raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-                try:
-                    text = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    byte, column = raw[error.start], error.start + 1
-                    bad.found(path, number, f"expected UTF-8, got the byte 0x{byte:02x} at column {column}")
-                    continue
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
+                yield number, raw
     except OSError as error:
         raise DataError(f"{path}: expected a readable text file, got: {error.strerror}") from None
     if not number:
         raise DataError(f"{path}: expected text, got an empty file")
+
+
+def numbered_lines(file: str | Path, bad: BadRows) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file with their numbers from 1, one at a time, split at line feeds alone.
+
+    A byte-order mark and carriage returns at line ends are dropped. A line that is no UTF-8 or longer than MOST_BYTES
+    is a bad row.
+
+    Raises:
+      DataError: a file that is missing, unreadable or empty; under "error" a bad line.
+    """
+    for number, raw in raw_lines(file, bad):
+        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            bad.found(Path(file), number, not_utf8(error))
+            continue
+        yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with bytes that are no UTF-8."""
+    return f"expected UTF-8, got the byte 0x{error.object[error.start]:02x} at column {error.start + 1}"

@@ -17,14 +17,13 @@ import numpy as np
 from adapters_jax.bert.heads.dependency import NO_HEAD, NO_WORD
 from adapters_jax.data.rows import AnnotatedRows, encoded_ids, frame, pieces, read_lines
 from adapters_jax.data.source import Features, Source
+from adapters_jax.data.tagged import PASSED_OVER, WORD
 from adapters_jax.errors import DataError
 
 COLUMNS = 10
 ID, FORM, HEAD = 0, 1, 6
 NO_LABELS = Features()
 """Of a row; its words have them."""
-_WORD = re.compile(r"[1-9]\d*")
-_PASSED_OVER = re.compile(r"[1-9]\d*-[1-9]\d*|\d+\.[1-9]\d*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +68,9 @@ def read_conllu(file: str | os.PathLike) -> Treebank:
             fields = text.split("\t")
             if len(fields) != COLUMNS:
                 raise DataError(f"{place}: expected {COLUMNS} tab-separated columns, got {len(fields)}: {text!r:.80}")
-            if _PASSED_OVER.fullmatch(fields[ID]):
+            if PASSED_OVER.fullmatch(fields[ID]):
                 continue
-            if not _WORD.fullmatch(fields[ID]) or int(fields[ID]) != len(words) + 1:
+            if not WORD.fullmatch(fields[ID]) or int(fields[ID]) != len(words) + 1:
                 raise DataError(f"{place}: expected the word number {len(words) + 1}, got {fields[ID]!r:.80}")
             if not re.fullmatch(r"\d{1,9}", fields[HEAD]):
                 raise DataError(

@@ -108,12 +108,13 @@ def find_data(
 
 
 def write_predictions(path: str | os.PathLike, source: Source, decoded: Sequence[Mapping[str, Any]]) -> None:
-    """Predictions for rows with labels, a JSON object per line: id, label, prediction, and scores for classes.
+    """Predictions for rows, a JSON object per line: id, label, prediction, and scores for classes.
 
     Args:
       path: the file to write; its folder is created.
       source: the rows.
-      decoded: per row what the head decodes, {"label": name, "scores": {name: probability}} or {"score": value}.
+      decoded: per row what the head decodes, {"label": name, "scores": {name: probability}}, {"labels": names,
+        "scores": ...} or {"score": value}.
 
     Raises:
       DataError: as many predictions as rows are not given, or the file cannot be written.
@@ -124,9 +125,13 @@ def write_predictions(path: str | os.PathLike, source: Source, decoded: Sequence
     for i, prediction in enumerate(decoded):
         row = source[i]
         label = row.get("label")
+        if isinstance(label, tuple):
+            label = [labels[one] for one in label]
+        elif labels and label is not None:
+            label = labels[label]
+        answer = next(prediction[key] for key in ("label", "labels", "score") if key in prediction)
         rows.append(
-            {"id": row.get("id", str(i)), "label": labels[label] if labels and label is not None else label}
-            | {"prediction": prediction["label"] if "label" in prediction else prediction["score"]}
+            {"id": row.get("id", str(i)), "label": label, "prediction": answer}
             | ({"scores": dict(prediction["scores"])} if "scores" in prediction else {})
         )
     _write(Path(path), (json.dumps(row, ensure_ascii=False) for row in rows))

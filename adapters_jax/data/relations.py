@@ -246,7 +246,8 @@ def encode_relations(source: Source, tokenizer: Any, max_length: int) -> MarkedR
     first, last = frame(tokenizer, source.name, max_length, LEAST)
     rows = [source[number] for number in range(len(source))]
     ids = iter(pieces(tokenizer, [part for row in rows for part in row["marked"].parts]))
-    signs = [found[:1] or [tokenizer.unk_token_id] for found in pieces(tokenizer, MARKS)]
+    # The last piece: SentencePiece may put one for the blank before it.
+    signs = [found[-1:] or [tokenizer.unk_token_id] for found in pieces(tokenizer, MARKS)]
     made, marks, truncated = [], [], 0
     for row in rows:
         parts = [next(ids) for _ in range(5)]

@@ -2,7 +2,9 @@
 
 A `Source` is also a `grain.sources.RandomAccessDataSource`. Its rows are plain dicts::
 
-    {"text": str, "text_pair": str, "label": int | float, "id": str}        text_pair, label and id where there are any
+    {"text": str, "text_pair": str, "label": int | float | tuple[int, ...], "id": str, "weight": float}
+
+text_pair, label, id and weight where there are any.
 """
 
 import dataclasses
@@ -15,7 +17,8 @@ import numpy as np
 
 from adapters_jax.errors import ConfigError, DataError, unknown
 
-COLUMNS = ("text", "text_pair", "label", "id")
+COLUMNS = ("text", "text_pair", "label", "id", "weight")
+Kind = Literal["classification", "regression", "multilabel"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Features:
     Attributes:
       columns: the text columns, `("text",)` or `("text", "text_pair")`.
       labels: the class names by class number; empty for regression.
-      kind: what the labels are: class numbers or real values.
+      kind: what the labels are: class numbers, real values, or in each row any number of class numbers.
     """
 
     columns: tuple[str, ...] = ("text",)
     labels: tuple[str, ...] = ()
-    kind: Literal["classification", "regression"] = "classification"
+    kind: Kind = "classification"
 
 
 @runtime_checkable
@@ -119,10 +122,11 @@ def as_source(rows: object, like: Features | None = None, name: str = "rows") ->
     """A list of dicts as a source; a source passes through.
 
     Labels that are strings are classes, numbered in sorted order; whole numbers are class numbers; other numbers make
-    it a regression.
+    it a regression; lists of strings are classes of which a row may have several, or none.
 
     Args:
-      rows: a source, or dicts with "text" and, where there are any, "text_pair", "label" and "id".
+      rows: a source, or dicts with "text" and, where there are any, "text_pair", "label", "id" and "weight" (how much
+        the row counts in the loss).
       like: the features of the rows trained on, so that dev rows get the same class numbers even if a class is missing
         among them.
       name: for logs.
@@ -158,7 +162,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
         for key in row:
             if key not in COLUMNS:
                 raise DataError(f"{name}, row {i}: {unknown('column', str(key), COLUMNS)}")
-        if ("label" in row) != labelled or ("text_pair" in row) != (len(columns) == 2):
+        alike = ("label" in row) == labelled and ("weight" in row) == ("weight" in rows[0])
+        if not alike or ("text_pair" in row) != (len(columns) == 2):
             raise DataError(f"{name}, row {i}: expected the columns of row 0, {sorted(rows[0])}, got {sorted(row)}")
         for column in columns:
             if not isinstance(row.get(column), str):
@@ -166,8 +171,13 @@ def _columns(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
     return columns
 
 
-def _label_kind(labels: Sequence[Any], name: str) -> tuple[tuple[str, ...], Literal["classification", "regression"]]:
+def _label_kind(labels: Sequence[Any], name: str) -> tuple[tuple[str, ...], Kind]:
     present = [label for label in labels if label is not None]
+    if present and all(isinstance(label, list | tuple) for label in present):
+        names = {one for label in present for one in label}
+        if not names or not all(isinstance(one, str) for one in names):
+            raise DataError(f"{name}: expected lists of names as labels, some not empty, got {present[0]!r:.80}")
+        return tuple(sorted(names)), "multilabel"
     if all(isinstance(label, str) for label in present):
         return tuple(sorted(set(present))), "classification"
     if all(isinstance(label, numbers.Integral) for label in present):
@@ -183,8 +193,18 @@ def _label_kind(labels: Sequence[Any], name: str) -> tuple[tuple[str, ...], Lite
 def _row(row: Mapping[str, Any], i: int, features: Features, name: str) -> dict[str, Any]:
     label = row.get("label")
     texts = {column: row[column] for column in features.columns} | {"id": str(row.get("id", i))}
+    if "weight" in row:
+        if not isinstance(row["weight"], numbers.Real) or not 0 < float(row["weight"]) < math.inf:
+            raise DataError(f"{name}, row {i}: expected a weight above 0, got {row['weight']!r:.80}")
+        texts["weight"] = float(row["weight"])
     if label is None:
         return texts
+    if features.kind == "multilabel":
+        given = label if isinstance(label, list | tuple) else [label]
+        for one in given:
+            if one not in features.labels:
+                raise DataError(f"{name}, row {i}: {unknown('label', str(one), features.labels)}")
+        return texts | {"label": tuple(sorted({features.labels.index(one) for one in given}))}
     if features.kind == "regression":
         if not isinstance(label, numbers.Real) or not math.isfinite(label):
             raise DataError(f"{name}, row {i}: expected a finite number as the label, got {label!r}")

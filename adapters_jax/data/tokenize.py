@@ -13,14 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from adapters_jax.data.source import Source
+from adapters_jax.data.source import Features, Source
 from adapters_jax.errors import ConfigError, DataError
 
 # Part of every cache key: raise it when the arrays come to mean something else.
 FORMAT = 1
 # Rows that are Python strings at a time.
 CHUNK = 4096
-ARRAYS = ("ids", "offsets", "second", "labels")
+ARRAYS = ("ids", "offsets", "second", "labels", "weights")
 
 
 @runtime_checkable
@@ -83,10 +83,12 @@ class Encoded:
       offsets: row i is ids[offsets[i]:offsets[i + 1]]; int64 [n + 1].
       second: where a row's second text starts (its token types turn from 0 to 1); the row's length if there is none;
         int32 [n].
-      labels: int32 classes or float32 values [n]; None if the source has none.
+      labels: int32 classes or float32 values [n], or, where a row has several, float32 [n c] of 0 and 1; None if the
+        source has none.
       truncated: how many rows were longer than max_length.
       max_length: tokens that a row has at most.
       pad_id: what fills a batch up.
+      weights: how much each row counts in the loss, float32 [n]; None: all the same.
     """
 
     ids: np.ndarray
@@ -97,6 +99,7 @@ class Encoded:
     max_length: int
     pad_id: int = 0
     name: str = "rows"
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.second)
@@ -107,7 +110,8 @@ class Encoded:
         return np.diff(self.offsets).astype(np.int32)
 
     def arrays(self) -> tuple[np.ndarray | None, ...]:
-        return self.ids, self.offsets, self.second, self.labels
+        # Rows without weights are what they were before there were any: their runs go on.
+        return self.ids, self.offsets, self.second, self.labels, *(() if self.weights is None else (self.weights,))
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """The given rows, padded.
@@ -117,7 +121,7 @@ class Encoded:
           length: tokens t to pad to; no row may be longer.
 
         Returns:
-          input_ids, token_type_ids and mask, int32 [b t]; weight, float32 [b]; labels [b] if there are any.
+          input_ids, token_type_ids and mask, int32 [b t]; weight, float32 [b]; labels [b] or [b c] if there are any.
         """
         rows = np.asarray(rows)
         real = rows >= 0
@@ -130,10 +134,11 @@ class Encoded:
             "input_ids": np.where(token, ids, np.int32(self.pad_id)),
             "token_type_ids": (token & (column >= self.second[rows][:, None])).astype(np.int32),
             "mask": (token | (~real[:, None] & (column == 0))).astype(np.int32),
-            "weight": real.astype(np.float32),
+            "weight": real.astype(np.float32) if self.weights is None else np.where(real, self.weights[rows], 0),
         }
         if self.labels is not None:
-            batch["labels"] = np.where(real, self.labels[rows], self.labels.dtype.type(0))
+            there = real if self.labels.ndim == 1 else real[:, None]
+            batch["labels"] = np.where(there, self.labels[rows], self.labels.dtype.type(0))
         return batch
 
 
@@ -184,8 +189,8 @@ def _backend(serialised: str, max_length: int, pair: bool) -> tuple[Any, str]:
     return backend, identity
 
 
-def _rows(source: Source) -> Iterator[tuple[list[str], float | None]]:
-    """(texts, label) of each row; what UTF-8 cannot say (half a surrogate pair) becomes a question mark."""
+def _rows(source: Source) -> Iterator[tuple[list[str], Any, float | None]]:
+    """(texts, label, weight) of each row; what UTF-8 cannot say (half a surrogate pair) becomes a question mark."""
     columns, labelled = source.features.columns, None
     for i in range(len(source)):
         row = source[i]
@@ -193,46 +198,69 @@ def _rows(source: Source) -> Iterator[tuple[list[str], float | None]]:
         labelled = (label is not None) if labelled is None else labelled
         if labelled != (label is not None):
             raise DataError(f"{source.name}, row {i}: expected labels on all rows or none, got {label!r}")
-        yield [row[column].encode(errors="replace").decode() for column in columns], label
+        yield [row[column].encode(errors="replace").decode() for column in columns], label, row.get("weight")
 
 
 def _key(source: Source, identity: str, max_length: int, pad_id: int) -> str:
     features = source.features
     digest = hashlib.sha256(f"{FORMAT} {identity} {max_length} {pad_id} {features.columns} {features.kind}".encode())
-    for texts, label in _rows(source):
+    if features.kind == "multilabel":
+        digest.update(struct.pack("<q", len(features.labels)))
+    for texts, label, weight in _rows(source):
         for data in (text.encode() for text in texts):
             digest.update(struct.pack("<q", len(data)))
             digest.update(data)
-        digest.update(b"-" if label is None else struct.pack("<d", label))
+        if isinstance(label, tuple):
+            digest.update(struct.pack(f"<{1 + len(label)}q", len(label), *label))
+        else:
+            digest.update(b"-" if label is None else struct.pack("<d", label))
+        digest.update(b"" if weight is None else b"w" + struct.pack("<d", weight))
     return digest.hexdigest()
 
 
 def _tokenise(source: Source, backend: Any, max_length: int, pad_id: int) -> Encoded:
-    ids, lengths, second, labels, truncated = [], [], [], [], 0
+    ids, lengths, second, labels, weights, truncated = [], [], [], [], [], 0
     rows = _rows(source)
     while chunk := [row for _, row in zip(range(CHUNK), rows, strict=False)]:
-        encodings = backend.encode_batch([texts[0] if len(texts) == 1 else tuple(texts) for texts, _ in chunk])
+        encodings = backend.encode_batch([texts[0] if len(texts) == 1 else tuple(texts) for texts, *_ in chunk])
         ids.append(np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings]))
         lengths += [len(encoding.ids) for encoding in encodings]
         # Token types are zeros, then ones: their number says where the second text starts.
         second += [len(encoding.ids) - sum(encoding.type_ids) for encoding in encodings]
-        labels += [label for _, label in chunk]
+        labels += [label for _, label, _ in chunk]
+        weights += [weight for _, _, weight in chunk]
         truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-    kind = np.int32 if source.features.kind == "classification" else np.float32
     return Encoded(
         ids=np.concatenate(ids),
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         second=np.asarray(second, np.int32),
-        labels=None if labels[0] is None else np.asarray(labels, kind),
+        labels=None if labels[0] is None else _labels(labels, source.features),
         truncated=truncated,
         max_length=max_length,
         pad_id=pad_id,
+        weights=None if weights[0] is None else np.asarray(weights, np.float32),
     )
 
 
+def _labels(labels: Sequence[Any], features: Features) -> np.ndarray:
+    """Those of all rows, as `Encoded` has them."""
+    if features.kind != "multilabel":
+        return np.asarray(labels, np.int32 if features.kind == "classification" else np.float32)
+    several = np.zeros((len(labels), len(features.labels)), np.float32)
+    for row, numbers in enumerate(labels):
+        several[row, list(numbers)] = 1.0
+    return several
+
+
 def _arrays(encoded: Encoded) -> dict[str, np.ndarray]:
-    labels = np.zeros(0, np.int32) if encoded.labels is None else encoded.labels
-    return {"ids": encoded.ids, "offsets": encoded.offsets, "second": encoded.second, "labels": labels}
+    none = np.zeros(0, np.int32)
+    return {
+        "ids": encoded.ids,
+        "offsets": encoded.offsets,
+        "second": encoded.second,
+        "labels": none if encoded.labels is None else encoded.labels,
+        "weights": none if encoded.weights is None else encoded.weights,
+    }
 
 
 def _checksum(arrays: dict[str, np.ndarray], truncated: int) -> str:
@@ -254,10 +282,11 @@ def _read(path: Path, rows: int, max_length: int, pad_id: int) -> Encoded | None
         return None
     if checksum != _checksum(arrays, truncated) or len(arrays["second"]) != rows:
         return None
-    labels = arrays.pop("labels")
+    labels, weights = arrays.pop("labels"), arrays.pop("weights")
     return Encoded(
         **arrays,
         labels=labels if len(labels) else None,
+        weights=weights if len(weights) else None,
         truncated=truncated,
         max_length=max_length,
         pad_id=pad_id,

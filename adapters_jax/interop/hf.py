@@ -27,7 +27,7 @@ from adapters_jax.bert.convert import released_weights
 from adapters_jax.bert.heads import Classification, Head, NoHead, Regression, TokenClassification
 from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop import folders
-from adapters_jax.interop.rules import Kind, Refusal
+from adapters_jax.interop.rules import OTHER_ENCODER, Kind, Refusal, refuse
 from adapters_jax.methods import METHODS, Method
 from adapters_jax.methods.composition import Composed
 from adapters_jax.methods.wrapper import Wrapper
@@ -60,6 +60,7 @@ def save_hf(folder: str | Path, model: Model, params: Tree, backbone: Any) -> No
         AdapterError: values are not finite; the folder holds an adapter or another tokenizer, or cannot be written.
     """
     where, head = Path(folder), model.head
+    refuse((OTHER_ENCODER,), backbone, f"backbone {backbone.name}", ConfigError)
     if type(head) not in ARCHITECTURES:
         known = ", ".join(dict.fromkeys(cls.name for cls in ARCHITECTURES))
         raise ConfigError(f"head {head.name}: expected one of {known}, which plain BERT has; keep the native folder")
@@ -143,6 +144,7 @@ def _kinds() -> tuple[Kind, ...]:
     folded = [cls for cls in alone if folds(cls(), BertConfig.tiny())]
     labels = lambda model: getattr(model.head, "labels", ())
     heads = (
+        OTHER_ENCODER,
         Refusal(
             f"a head other than {', '.join(cls.name for cls in ARCHITECTURES)}",
             "plain BERT has none of this form; keep the native folder",

@@ -62,6 +62,14 @@ QUANTISED = Refusal(
 )
 """Of what any library's adapters are saved from: the subject is the `Backbone`; `leaves.stored` asks."""
 
+OTHER_ENCODER = Refusal(
+    "another encoder than BERT",
+    "modules have other names in its files; keep the native folder, which loses nothing",
+    lambda backbone: backbone.config.model_type != "bert",
+    lambda backbone: backbone.config.model_type,
+)
+"""Of what any library's adapters are read, saved or folded on: the subject is the `Backbone`."""
+
 NATIVE = "keep the native folder, which loses nothing"
 REFUSED = ("refused when loading", "refused when saving")
 

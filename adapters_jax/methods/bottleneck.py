@@ -217,6 +217,12 @@ class BottleneckMethod(Method, abc.ABC):
     def invert(self, adapters: Tree, x: Hidden) -> Hidden:
         if not self.invertible:
             return x
+        width = 2 * adapters["embed"]["f"]["up"]["bias"].shape[-1]
+        if x.shape[-1] != width:
+            raise ConfigError(
+                f"method.invertible: expected false, or a head as wide as the model, {width}; a masked-LM head on this "
+                f"backbone is {x.shape[-1]} wide, as its embeddings are"
+            )
         coupling = invertible.Coupling(str(self.activation), self.invertible_factor)
         return coupling.apply({"params": adapters["embed"]}, x, method="inverse")
 

@@ -97,7 +97,7 @@ class PTuning(PromptMethod):
         )
 
     def initialise(self, key: Key, config: BertConfig, backbone: Tree) -> Tree:
-        key, d = trees.fold_path(key, "p_tuning"), config.hidden_size
+        key, d = trees.fold_path(key, "p_tuning"), self.width(config)
         halved = (self.encoder, self.preset) == ("lstm", "lama")
         h = self.hidden or (d // 2 if halved else d)
         embedding = jax.random.normal(trees.fold_path(key, "embedding"), (self.length, d), jnp.float32)

@@ -11,6 +11,10 @@ adapters and peft do, for adapters that were trained there.
 
     adapters/embed/prompt  [l d]                          ensemble of k: [k l d]
 
+Positions are counted from the backbone's first one (RoBERTa's is 2), as both do. Where an ELECTRA's embeddings are
+narrower than the model, rows at "words" are as wide as the embeddings, and rows at "encoder" that start from words
+start from the words' projections.
+
 An ensemble trains k prompts at once, each on its own loss, with one head; an answer is their vote. In the paper the k
 prompts are trained one by one.
 
@@ -33,6 +37,7 @@ from flax import linen as nn
 from adapters_jax import trees
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.heads import VOTES
+from adapters_jax.bert.ops import Dense
 from adapters_jax.errors import ConfigError
 from adapters_jax.methods import checks
 from adapters_jax.methods.base import Method, Recipe
@@ -97,6 +102,10 @@ class PromptMethod(Method):
 
     def positions(self, config: BertConfig) -> int:
         return self.length if self.insertion == "words" else 0
+
+    def width(self, config: BertConfig) -> int:
+        """Of a row."""
+        return config.embedding_width if self.insertion == "words" else config.hidden_size
 
     def modules(self, config: BertConfig, segment: int) -> Modules:
         rows: Modules = {"embed": PromptRows(self.length, self.insertion)}
@@ -182,17 +191,23 @@ class Prompt(PromptMethod):
             raise ConfigError(
                 f"method.init: {self.init} needs a tokenizer: expected Prompt(...).prepare(backbone.tokenize, labels)"
             )
-        words = backbone["embeddings"]["words"]
-        drawn = [self._rows(trees.fold_path(key, "embed", member), words) for member in range(self.ensemble)]
+        keys = [trees.fold_path(key, "embed", member) for member in range(self.ensemble)]
+        drawn: list[Array]
+        if self.init == "uniform":
+            shape = (self.length, self.width(config))
+            drawn = [jax.random.uniform(key, shape, jnp.float32, -SCALE, SCALE) for key in keys]
+        else:
+            embeddings = backbone["embeddings"]
+            drawn = [self._rows(key, embeddings["words"]) for key in keys]
+            if self.width(config) != config.embedding_width:
+                project = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), embeddings["project"])
+                drawn = [Dense(project)(rows) for rows in drawn]
         return {"embed": {"prompt": drawn[0] if self.ensemble == 1 else jnp.stack(drawn)}}
 
-    def _rows(self, key: Key, words: Float[Array, "v d"]) -> Float[Array, "l d"]:
-        """One prompt's initial values."""
-        shape = (self.length, words.shape[1])
-        if self.init == "uniform":
-            return jax.random.uniform(key, shape, jnp.float32, -SCALE, SCALE)
+    def _rows(self, key: Key, words: Float[Array, "v e"]) -> Float[Array, "l e"]:
+        """One prompt's initial values, from words."""
         population = min(FREQUENT, words.shape[0])
-        drawn = jax.random.choice(key, population, shape[:1], replace=self.length > population)
+        drawn = jax.random.choice(key, population, (self.length,), replace=self.length > population)
         rows = jnp.take(words, drawn, axis=0).astype(jnp.float32)
         for number, row in enumerate(self.init_tokens):
             tokens = jnp.take(words, np.array(row.split(), np.int32), axis=0)

@@ -11,8 +11,9 @@ import numpy as np
 
 from adapters_jax.errors import ConfigError, DataError, unknown
 from adapters_jax.metrics.dependencies import ATTACHMENT_METRICS
+from adapters_jax.metrics.labels import MULTILABEL_METRICS
 from adapters_jax.metrics.relations import RELATION_METRICS
-from adapters_jax.metrics.tokens import TAG_METRICS, TOKEN_METRICS
+from adapters_jax.metrics.tokens import TOKEN_METRICS
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -58,7 +59,7 @@ LABEL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "spearman": spearman,
     **RELATION_METRICS,
 }
-METRICS: dict[str, Callable[..., float]] = LABEL_METRICS | TOKEN_METRICS | TAG_METRICS | ATTACHMENT_METRICS
+METRICS: dict[str, Callable[..., float]] = MULTILABEL_METRICS | LABEL_METRICS | TOKEN_METRICS | ATTACHMENT_METRICS
 
 
 def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
@@ -66,9 +67,10 @@ def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | 
 
     Args:
       names: keys of `METRICS`.
-      predictions: [n] class numbers, or values for the correlations; for `TOKEN_METRICS` [n 3], `TAG_METRICS` and
+      predictions: [n] class numbers, or values for the correlations; [n c] of 0 and 1 where a row may have several
+        classes; for `TOKEN_METRICS` [n 3] and
         `ATTACHMENT_METRICS` [n 2], see `metrics.tokens` and `metrics.dependencies`.
-      labels: [n] of the same kind; not looked at by these three.
+      labels: of the same kind and shape; not looked at by these two.
 
     Returns:
       Name -> fraction (never percent), or nats and perplexity of tokens; finite.
@@ -83,8 +85,10 @@ def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | 
         if name in TOKEN_METRICS:
             _check_tokens(name, predictions)
             scores[name] = TOKEN_METRICS[name](predictions)
-        elif name in TAG_METRICS | ATTACHMENT_METRICS:
+        elif name in ATTACHMENT_METRICS:
             scores[name] = METRICS[name](predictions)
+        elif name in MULTILABEL_METRICS and (predictions.ndim == 2 or name not in LABEL_METRICS):
+            scores[name] = MULTILABEL_METRICS[name](predictions, _checked(predictions, labels, 2))
         elif name in LABEL_METRICS:
             scores[name] = LABEL_METRICS[name](predictions, _checked(predictions, labels))
         else:
@@ -92,10 +96,10 @@ def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray | 
     return scores
 
 
-def _checked(predictions: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+def _checked(predictions: np.ndarray, labels: np.ndarray | None, dims: int = 1) -> np.ndarray:
     """The labels, as many as there are predictions."""
     known = np.zeros(0) if labels is None else np.asarray(labels)
-    if predictions.ndim != 1 or predictions.shape != known.shape or len(known) == 0:
+    if predictions.ndim != dims or predictions.shape != known.shape or len(known) == 0:
         raise DataError(
             f"metrics: expected as many predictions as labels, at least 1, got {predictions.shape} and {known.shape}"
         )

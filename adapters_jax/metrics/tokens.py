@@ -1,4 +1,4 @@
-"""Scores of tags and of hidden words, over all tokens of a set (not the mean of the rows').
+"""Scores of hidden words, over all tokens of a set (not the mean of the rows').
 
 Predictions of hidden words are what `heads.MaskedLM` keeps of each row, [n 3]: the chosen tokens' negative
 log-likelihood, summed, in nats; their number; how many of them the model ranks first.
@@ -7,8 +7,6 @@ log-likelihood, summed, in nats; their number; how many of them the model ranks 
 from collections.abc import Callable
 
 import numpy as np
-
-from adapters_jax.errors import DataError
 
 
 def log_likelihood(answers: np.ndarray) -> float:
@@ -28,24 +26,8 @@ def masked_accuracy(answers: np.ndarray) -> float:
     return float(first / count)
 
 
-def tag_accuracy(answers: np.ndarray) -> float:
-    """The share of tags that are right.
-
-    Args:
-        answers: what `heads.TokenClassification` keeps of each row, [n 2]: right tags, tags.
-
-    Raises:
-        DataError: other answers, or no tags.
-    """
-    if answers.ndim != 2 or answers.shape[1] != 2 or not answers[:, 1].any():
-        raise DataError(f"tag_accuracy: expected [n 2] answers of a token classifier with tags, got {answers.shape}")
-    right, tags = answers.sum(0, dtype=np.float64)
-    return float(right / tags)
-
-
 TOKEN_METRICS: dict[str, Callable[[np.ndarray], float]] = {
     "log_likelihood": log_likelihood,
     "perplexity": perplexity,
     "masked_accuracy": masked_accuracy,
 }
-TAG_METRICS: dict[str, Callable[[np.ndarray], float]] = {"tag_accuracy": tag_accuracy}

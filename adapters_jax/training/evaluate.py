@@ -56,7 +56,7 @@ def evaluate(
             f"and {bad.size - 1} more; the weights are damaged, or the learning rate was too high"
         )
     if isinstance(encoded, Scored):
-        return encoded.score(metric_names, logits), logits
+        return (encoded.score(metric_names, logits) if metric_names else {}), logits
     if encoded.labels is None and model.head.learns_from_labels:
         return {}, logits
     return metrics.compute(metric_names, model.head.predictions(logits), encoded.labels), logits

@@ -91,7 +91,8 @@ def fit(
         settings: how; default is the method's recipe.
         out_dir: checkpoints and metrics.jsonl go there, and a run found there is resumed, bit for bit; None: nothing
             is written.
-        metrics: names of `adapters_jax.metrics`, or of those that the rows know (`Scored`); default is the head's.
+        metrics: names of `adapters_jax.metrics`, or of those that the rows know (`Scored`); default is theirs, or
+            the head's.
         best_metric: chooses the best step, higher is better; default is the first of `metrics`.
         cache_dir: where token ids are kept between runs.
         tensorboard: also write event files to out_dir/tensorboard.
@@ -111,7 +112,7 @@ def fit(
     """
     folder = None if out_dir is None else Path(out_dir)
     settings = Settings.from_recipe(settings or model.method.recipe, **overrides)
-    names = tuple(metrics) or model.head.metrics
+    names = tuple(metrics) or (train.metrics if isinstance(train, Scored) else model.head.metrics)
     best_metric = best_metric or names[0]
     rows, dev_rows = encode_rows(model, backbone, settings, names, best_metric, cache_dir, train, dev)
     check_layout(settings, layout)
@@ -266,7 +267,7 @@ def _check_labels(head: Any, rows: Encoded, source: Source) -> None:
         raise DataError(f"{name}: expected rows with labels, got none")
     if head.name != features.kind:
         raise DataError(f"{name}: expected labels for a {head.name} head, got those of a {features.kind}")
-    if head.name == "classification":
+    if head.name in ("classification", "multilabel"):
         numbers = tuple(str(i) for i in range(head.num_labels))
         if len(features.labels) > head.num_labels or (
             features.labels != head.labels and head.labels != numbers and features.labels != numbers

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 
 import adapters_jax as aj
 from adapters_jax import trees
-from adapters_jax.bert import quant
+from adapters_jax.bert import quant, weights
+from adapters_jax.bert.backbone import Backbone
 from adapters_jax.errors import AdapterError, ConfigError
-from adapters_jax.interop import load_peft, save_adapterhub, save_peft
+from adapters_jax.interop import load_adapterhub, load_peft, save_adapterhub, save_hf, save_peft
 from adapters_jax.interop.folders import read_config
 from adapters_jax.interop.peft import KINDS
 from adapters_jax.testing import assert_same
@@ -193,6 +194,22 @@ def test_a_quantised_backbone_is_not_taken_for_a_plain_one(save, tmp_path: Path)
     with pytest.raises(ConfigError, match="backbone small: a quantised backbone: .*float backbone.*--to=hf.*'nf4'"):
         save(tmp_path / "out", model, params, small)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("save", [save_peft, save_adapterhub, save_hf])
+@pytest.mark.parametrize("load", [load_peft, load_adapterhub])
+def test_another_encoder_than_bert_is_refused(save, load, tmp_path: Path):
+    config = aj.BertConfig.tiny(model_type="distilbert", type_vocab_size=0)
+    params = weights.initialise(jax.random.key(0), config, pooler=False)
+    small = Backbone(config, params, "0" * 64, "small")
+    model = aj.Model(config, aj.LoRA(rank=2), aj.Classification(num_labels=3))
+    with pytest.raises(ConfigError, match="backbone small: another encoder than BERT: .*native folder.*'distilbert'"):
+        save(tmp_path / "out", model, model.init(jax.random.key(0), params), small)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "adapter_config.json").write_text("{}")
+    with pytest.raises(AdapterError, match="backbone small: another encoder than BERT"):
+        load(tmp_path / "in", small)
 
 
 REFUSED = {

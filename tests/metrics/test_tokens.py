@@ -1,4 +1,4 @@
-"""Scores of hidden words and of tags: over all of them, not the mean of the rows'."""
+"""Scores of hidden words: over all of them, not the mean of the rows'."""
 
 import math
 
@@ -54,13 +54,3 @@ def test_bad_input(shape):
         assert name in METRICS
         with pytest.raises(DataError, match=rf"{name}: expected \[n 3\] answers of a masked_lm head"):
             compute([name], np.zeros(shape), None)
-
-
-def test_tags_count_alike_whatever_their_sentence():
-    assert compute(["tag_accuracy"], np.array([[1, 1], [0, 1], [6, 8]], np.float32), None) == {"tag_accuracy": 0.7}
-
-
-@pytest.mark.parametrize("answers", [np.zeros((0, 2)), np.zeros((3, 2)), np.zeros((3, 3)), np.zeros(3)])
-def test_no_tags_are_refused(answers: np.ndarray):
-    with pytest.raises(DataError, match="tag_accuracy: expected .n 2. answers of a token classifier"):
-        compute(["tag_accuracy"], answers, None)

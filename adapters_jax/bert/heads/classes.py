@@ -44,7 +44,7 @@ class ClassHead(Head):
     def loss(self, logits: Logits, batch: Batch) -> Float[Array, " b"]:
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["labels"][:, None], axis=-1)[:, 0]
 
-    def combine(self, logits: Float[Array, "k b c"], vote: str) -> Logits:
+    def combine(self, logits: Float[Array, "k b ... c"], vote: str) -> Float[Array, "b ... c"]:
         """The log of the mean probability, or of (votes + mean probability) / (k + 1), whose largest has most votes."""
         members = logits.shape[0]
         mean = jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - math.log(members)

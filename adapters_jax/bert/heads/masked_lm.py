@@ -1,11 +1,11 @@
 """The masked-language-model head (Devlin et al., 2019): which word stood at each hidden place.
 
-With h the encoder's output at a place, E the backbone's word embeddings [v d], `invert` what undoes the method's change
-of the embeddings (`Method.invert`; the identity for most):
+With h the encoder's output at a place, E the backbone's word embeddings [v e] (e = d but in some ELECTRA), `invert`
+what undoes the method's change of the embeddings (`Method.invert`; the identity for most):
 
-    logits = invert(LN(act(W h + b))) E^T + c                W [d d], c [v]
+    logits = invert(LN(act(W h + b))) E^T + c                W [d e], c [v]
 
-    head/dense/kernel [d d]   and bias;   head/norm/scale [d] and bias;   head/decoder/bias [v]
+    head/dense/kernel [d e]   and bias;   head/norm/scale [e] and bias;   head/decoder/bias [v]
 
 In training and evaluation only the chosen places go through it, K = 15 % of t: a sixth of the decoder's FLOPs. On a
 batch without the arrays of masked training all places do: a plain masked-LM head. All of it in float32. The decoder's
@@ -37,7 +37,7 @@ class MaskedLM(Head):
         mask_id: of [MASK].
         vocab_size: entries of the tokenizer, of which random words are drawn.
         whole_word: hide all pieces of a word or none.
-        hidden_act, layer_norm_eps: the backbone's.
+        hidden_act, layer_norm_eps: the backbone's; RoBERTa's and ELECTRA's heads have gelu whatever the backbone has.
     """
 
     name: ClassVar[str] = "masked_lm"
@@ -68,7 +68,7 @@ class MaskedLM(Head):
         tokenizer, config = backbone.tokenizer, backbone.config
         if tokenizer.mask_token_id is None:
             raise ConfigError(f"backbone {backbone.name}: expected a tokenizer with a mask token, got one without")
-        return cls(tokenizer.mask_token_id, len(tokenizer), whole_word, config.hidden_act, config.layer_norm_eps)
+        return cls(tokenizer.mask_token_id, len(tokenizer), whole_word, config.masked_lm_act, config.layer_norm_eps)
 
     @property
     def width(self) -> int:
@@ -76,15 +76,15 @@ class MaskedLM(Head):
 
     def initialise(self, key: Key, config: BertConfig, pooler: bool) -> Tree:
         own = (self.hidden_act, self.layer_norm_eps)
-        if own != (config.hidden_act, config.layer_norm_eps) or self.vocab_size > config.vocab_size:
+        if own != (config.masked_lm_act, config.layer_norm_eps) or self.vocab_size > config.vocab_size:
             raise ConfigError(
-                f"head: expected {config.hidden_act}, layer_norm_eps {config.layer_norm_eps} and at most "
+                f"head: expected {config.masked_lm_act}, layer_norm_eps {config.layer_norm_eps} and at most "
                 f"{config.vocab_size} words as the backbone has, got {self}; use MaskedLM.of(backbone)"
             )
-        d = config.hidden_size
+        d, e = config.hidden_size, config.embedding_width
         return {
-            "dense": initial_dense(key, "dense", config, d, d),
-            "norm": {"scale": jnp.ones(d), "bias": jnp.zeros(d)},
+            "dense": initial_dense(key, "dense", config, d, e),
+            "norm": {"scale": jnp.ones(e), "bias": jnp.zeros(e)},
             "decoder": {"bias": jnp.zeros(config.vocab_size)},
         }
 

@@ -17,7 +17,7 @@ from adapters_jax.errors import AdapterError, ConfigError
 from adapters_jax.interop import folders, leaves
 from adapters_jax.interop.adapterhub import compositions, files, heads, names, prompt, setups, unions
 from adapters_jax.interop.plain import plain
-from adapters_jax.interop.rules import QUANTISED, Kind, Refusal, kind_for, refuse
+from adapters_jax.interop.rules import OTHER_ENCODER, QUANTISED, Kind, Refusal, kind_for, refuse
 from adapters_jax.methods import AdapterDrop, Frozen, Fusion, Stack
 from adapters_jax.model import Model
 from adapters_jax.types import Tree
@@ -33,10 +33,11 @@ def load_adapterhub(folder: str | Path, backbone: Any, labels: Sequence[str] = (
 
     Raises:
         AdapterError: a file is missing, damaged, or of another model; options that we lack; tensors that are missing,
-            unexpected, misshapen or not finite.
+            unexpected, misshapen or not finite; a backbone of another family than BERT.
         ConfigError: another number of labels, or labels of classes that the file names.
     """
     where, config = Path(folder), backbone.config
+    refuse((OTHER_ENCODER,), backbone, f"backbone {backbone.name}")
     try:
         head, own = heads.read(compositions.head_folder(where), config, backbone.has_pooler)
         method, flat = setups.read(where, config, prompt.reads_row(head))
@@ -67,6 +68,7 @@ def save_adapterhub(folder: str | Path, model: Model, params: Tree, backbone: An
         AdapterError: params are not the model's, or changed where it is frozen; the folder cannot be written.
     """
     where, config = Path(folder), model.config
+    refuse((OTHER_ENCODER,), backbone, f"backbone {backbone.name}", ConfigError)
     written = dataclasses.replace(model, method=plain(model.method, config))
     kind = kind_for(KINDS, unions.LIBRARY, written)
     of_parts = list(written.method.by_name) if isinstance(written.method, Stack | Fusion) else []
@@ -104,8 +106,8 @@ ALL = Kind(
     None,
     note="a regression's mean and deviation are multiplied into its classifier, and come back as 0 and 1: the same "
     "answers, other bits; a head of two layers keeps the second one's dropout",
-    not_read=(*files.NOT_READ, unions.OTHER, *heads.NOT_READ),
-    not_written=(QUANTISED, *names.NAMES, *heads.NOT_WRITTEN),
+    not_read=(OTHER_ENCODER, *files.NOT_READ, unions.OTHER, *heads.NOT_READ),
+    not_written=(QUANTISED, OTHER_ENCODER, *names.NAMES, *heads.NOT_WRITTEN),
 )
 PLAIN = Kind(
     "frozen or left out of layers",

@@ -20,7 +20,7 @@ from adapters_jax.interop.folders import Claims
 from adapters_jax.interop.peft import adalora, heads, ia3, layernorm, lora, prefix, prompt
 from adapters_jax.interop.peft.source import CONFIG, PICKLED, WEIGHTS, Source
 from adapters_jax.interop.plain import plain
-from adapters_jax.interop.rules import QUANTISED, Kind, Refusal
+from adapters_jax.interop.rules import OTHER_ENCODER, QUANTISED, Kind, Refusal
 from adapters_jax.methods import AdapterDrop, Frozen
 from adapters_jax.model import Model
 from adapters_jax.types import Tree
@@ -48,8 +48,8 @@ KINDS: tuple[Kind, ...] = (
         note="names of classes and a head's dropout are not in these files: give the names when loading (`labels`); a "
         "regression's mean and deviation are multiplied into its classifier, and come back as 0 and 1: the same "
         "answers, other bits",
-        not_read=heads.NOT_READ,
-        not_written=(QUANTISED, *heads.NOT_WRITTEN),
+        not_read=(OTHER_ENCODER, *heads.NOT_READ),
+        not_written=(QUANTISED, OTHER_ENCODER, *heads.NOT_WRITTEN),
     ),
     lora.KIND,
     adalora.KIND,
@@ -76,7 +76,8 @@ def load_peft(folder: str | Path, backbone: Any, labels: Sequence[str] = ()) -> 
 
     Raises:
         AdapterError: a file is missing or damaged; the adapter is of a kind that we lack, has options or targets that
-            we cannot express, or tensors that are missing, unexpected, misshapen or not finite.
+            we cannot express, or tensors that are missing, unexpected, misshapen or not finite; a backbone of another
+            family than BERT.
         ConfigError: another number of labels.
 
     Warns:
@@ -84,6 +85,7 @@ def load_peft(folder: str | Path, backbone: Any, labels: Sequence[str] = ()) -> 
     """
     where = Path(folder)
     path = where / CONFIG
+    rules.refuse((OTHER_ENCODER,), backbone, f"backbone {backbone.name}")
     config = folders.read_config(path)
     kinds = {kind.title: kind for kind in KINDS if kind.read is not None}
     kind = kinds.get(config["peft_type"]) if isinstance(config.get("peft_type"), str) else None
@@ -92,7 +94,7 @@ def load_peft(folder: str | Path, backbone: Any, labels: Sequence[str] = ()) -> 
             f"{path}: peft_type: expected one of {', '.join(kinds)}, got {config.get('peft_type')!r:.60}"
         )
     source = Source(path, config, Claims.of(folders.weights_file(where, WEIGHTS, PICKLED)), backbone.config)
-    rules.refuse((*KINDS[0].not_read, *kind.not_read), source, path)
+    rules.refuse((*heads.NOT_READ, *kind.not_read), source, path)
     changed = lora.folded_pooler(source, backbone.params) if kind is lora.KIND else {}
     head, flat = heads.read(source, labels, kind in ADD_ROWS, backbone.has_pooler, changed)
     try:
@@ -125,6 +127,7 @@ def save_peft(folder: str | Path, model: Model, params: Tree, backbone: Any) -> 
         AdapterError: params are not the model's, or changed where it is frozen; the folder cannot be written.
     """
     where, model = Path(folder), dataclasses.replace(model, method=plain(model.method, model.config))
+    rules.refuse((OTHER_ENCODER,), backbone, f"backbone {backbone.name}", ConfigError)
     kind = rules.kind_for(KINDS, "peft", model)
     rules.refuse(heads.NOT_WRITTEN, model, f"head {model.head.name}", ConfigError)
     assert kind.write is not None

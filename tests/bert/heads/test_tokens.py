@@ -1,4 +1,4 @@
-"""The head that tags: its logits and loss by hand, what it counts, what is kept of a row."""
+"""The head that tags: its logits and loss by hand, what is kept of a row."""
 
 import functools
 
@@ -10,9 +10,8 @@ import pytest
 import adapters_jax as aj
 from adapters_jax import fields
 from adapters_jax.bert.heads import HEADS, Surroundings
-from adapters_jax.bert.heads.tokens import NO_TAG
+from adapters_jax.bert.heads.tokens import NO_TAG, UNKNOWN
 from adapters_jax.errors import ConfigError
-from adapters_jax.metrics import compute
 from tests.methods.tiny import BACKBONE, BATCH, TINY, drawn
 
 HEAD = aj.TokenClassification(labels=("O", "B", "I"))
@@ -64,14 +63,29 @@ def test_rows_without_tags_cost_nothing():
     assert not np.asarray(HEAD.loss(output().logits, empty)).any()
 
 
-def test_answers_count_the_tags_that_are_right():
-    logits = np.zeros((3, 12, 3), np.float32)
-    logits[0, 1, 0] = logits[0, 2, 1] = logits[0, 4, 0] = logits[1, 1, 2] = 5.0
-    answers = np.asarray(HEAD.answers(jnp.asarray(logits), TAGGED))
-    np.testing.assert_array_equal(answers, [[2, 3], [1, 1], [0, 0]])
-    assert compute(HEAD.metrics, HEAD.predictions(answers), None) == {"tag_accuracy": 0.75}
-    assert HEAD.decode(answers)[0] == {"right": 2, "tags": 3}
-    assert HEAD.width == answers.shape[1]
+def test_answers_are_classes_and_probabilities_where_there_are_tags():
+    answers = np.asarray(HEAD.answers(output().logits, TAGGED))
+    logits = logits_by_hand()
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert answers.shape == (3, 2 * 12) and answers.dtype == np.float32
+    found = answers.reshape(3, 12, HEAD.width)
+    for row, i in np.ndindex(3, 12):
+        if TAGS[row, i] == NO_TAG:
+            assert list(found[row, i]) == [-1, -1]
+        else:
+            assert found[row, i, 0] == logits[row, i].argmax()
+            assert found[row, i, 1] == pytest.approx(shares[row, i].max(), rel=1e-5)
+    np.testing.assert_array_equal(HEAD.predictions(answers), found[:, :, 0])
+    decoded = HEAD.decode(answers)
+    assert [len(row["tags"]) for row in decoded] == [3, 1, 0]
+    assert decoded[0]["tags"] == [HEAD.labels[int(tag)] for tag in found[0, [1, 2, 4], 0]]
+    assert decoded[1]["scores"] == [pytest.approx(float(found[1, 1, 1]))]
+
+
+def test_tags_that_are_asked_for_are_answered_and_cost_nothing():
+    asked = TAGGED | {"tags": jnp.where(TAGGED["tags"] == NO_TAG, NO_TAG, UNKNOWN)}
+    np.testing.assert_array_equal(HEAD.answers(output().logits, asked), HEAD.answers(output().logits, TAGGED))
+    assert not np.asarray(HEAD.loss(output().logits, asked)).any()
 
 
 def test_dropout_is_on_in_training_only():

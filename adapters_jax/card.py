@@ -1,4 +1,4 @@
-"""The model card (README.md) of an adapter on the hub, made of what its manifest holds and of nothing else."""
+"""The model card (README.md) of an artefact, made of what its manifest holds and of nothing else."""
 
 import re
 import shlex
@@ -10,7 +10,8 @@ import yaml
 
 from adapters_jax import errors
 from adapters_jax.errors import ConfigError
-from adapters_jax.interop import hf
+
+NAME = "README.md"
 
 LIBRARIES = {"native": "adapters_jax", "peft": "peft", "adapterhub": "adapter-transformers", "hf": "transformers"}
 """What wrote a folder -> the hub's name of the library that loads it."""
@@ -18,10 +19,21 @@ LIBRARIES = {"native": "adapters_jax", "peft": "peft", "adapterhub": "adapter-tr
 PIPELINES = {
     "classification": "text-classification",
     "regression": "text-classification",
+    "multilabel": "text-classification",
     "token_classification": "token-classification",
+    "question_answering": "question-answering",
+    "multiple_choice": "multiple-choice",
+    "ranking": "text-ranking",
     "masked_lm": "fill-mask",
 }
 """Head -> the hub's name of its task."""
+
+ASKED = {
+    **dict.fromkeys(("classification", "multilabel", "regression", "token_classification"), '"a text"'),
+    "question_answering": '("a question", "a text with the answer")',
+    **dict.fromkeys(("multiple_choice", "ranking"), '("a text", ["a choice", "another"])'),
+}
+"""Head -> how it is asked; others have no answer to a text alone."""
 
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody named."""
@@ -42,14 +54,17 @@ def check_license(license: str) -> None:
         raise ConfigError(f"--license: {errors.unknown('licence', license, LICENSES)}")
 
 
-def render(content: Mapping[str, Any], kind: str, repo: str, license: str = UNKNOWN) -> str:
+def render(
+    content: Mapping[str, Any], kind: str, repo: str | None, license: str = UNKNOWN, architecture: str = ""
+) -> str:
     """The card, its YAML header first.
 
     Args:
         content: of a manifest as `artefact.read_manifest` gives it, or as much of it as is known.
         kind: the form of the folder: a key of LIBRARIES.
-        repo: user/name.
+        repo: user/name; None for a folder that is on no hub.
         license: one of LICENSES.
+        architecture: the class of transformers that loads a folder of kind "hf".
     """
     method, head, backbone = content["method"], content["head"], content["backbone"]
     base = str(backbone.get("name"))
@@ -61,7 +76,7 @@ def render(content: Mapping[str, Any], kind: str, repo: str, license: str = UNKN
         if kind != "hf"
         else "Trained with adapters_jax and folded into the backbone's weights: a plain BERT.",
         "## Use",
-        f"```python\n{_usage(kind, repo, base, head)}\n```",
+        f"```python\n{_usage(kind, repo, base, head, architecture)}\n```",
         "## Method",
         _table(("hyper-parameter", "value"), {"method": method["name"]} | _fields(method)),
         "## Head",
@@ -74,6 +89,9 @@ def render(content: Mapping[str, Any], kind: str, repo: str, license: str = UNKN
         parts.append(
             _table(("score on the dev set", "fraction"), {key: f"{scores[key]:.4f}" for key in sorted(scores)})
         )
+    for name, found in (content.get("extra", {}).get("data_summary") or {}).items():
+        if isinstance(found, Mapping):
+            parts.append(_table((f"{_plain(str(name))} set", ""), {key: _shown(found[key]) for key in found}))
     command = content.get("extra", {}).get("command")
     parts += ["## Command", f"```bash\n{_command(command)}\n```" if command else "Not recorded."]
     versions = content.get("versions") or {}
@@ -100,18 +118,18 @@ def _is_hub_name(name: str) -> bool:
     return bool(re.fullmatch(rf"({part}/)?{part}", name, re.ASCII)) and name != "minilm" and not Path(name).exists()
 
 
-def _usage(kind: str, repo: str, base: str, head: Mapping[str, Any]) -> str:
+def _usage(kind: str, repo: str | None, base: str, head: Mapping[str, Any], architecture: str) -> str:
     if kind == "hf":
-        architecture = next(name for cls, name in hf.ARCHITECTURES.items() if cls.name == head["name"])
         return f'import transformers\n\nmodel = transformers.{architecture}.from_pretrained("{repo}")'
     name = base if _is_hub_name(base) or base == "minilm" else "path/to/the/backbone"
     labels = tuple(map(str, head.get("labels", ()))) if kind == "peft" else ()  # peft's files have none
     more = f", labels={labels!r}".replace("`", "\\x60") if labels else ""  # three would end the block of code
+    place = "path/to/this/folder" if repo is None else f"hf:{repo}"
     return (
         "import adapters_jax as aj\n\n"
         f"backbone = aj.load_backbone({name!r})\n"
-        f'model, params = aj.load_adapter("hf:{repo}", backbone{more})\n'
-        'print(aj.Predictor(model, params, backbone)(["a text"]))'
+        f'model, params = aj.load_adapter("{place}", backbone{more})'
+        + (f"\nprint(aj.Predictor(model, params, backbone)([{ASKED[head['name']]}]))" if head["name"] in ASKED else "")
     )
 
 
@@ -134,6 +152,12 @@ def _fields(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _table(titles: tuple[str, str], rows: Mapping[str, Any]) -> str:
     lines = [f"| {titles[0]} | {titles[1]} |", "|---|---|"]
     return "\n".join([*lines, *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items())])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _cell(value: Any) -> str:

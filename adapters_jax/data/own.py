@@ -1,0 +1,206 @@
+"""The user's own rows: texts and labels from the columns of a table, whatever it is stored in (`places`).
+
+bad = BadRows("skip")
+train, form = read_own(open_table("train.csv", bad), Form(), bad)
+dev, _ = read_own(open_table("dev.csv", bad), form, bad, like=train.features)
+other = Form.of(manifest["extra"]["form"])              # to read another file as these were
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from adapters_jax.data.bad import BadRows
+from adapters_jax.data.columns import Columns, find_columns
+from adapters_jax.data.labels import KINDS, Kind, Label, find_kind, in_order, is_missing, read_label
+from adapters_jax.data.source import Features, ListSource
+from adapters_jax.data.tables import Row, Table
+from adapters_jax.errors import ConfigError, DataError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How rows are read: all that is needed to read others in the same way.
+
+    Attributes:
+      columns: their names; those that are None are guessed.
+      kind: of the labels; None: by their looks.
+      separator: between the classes of a cell.
+    """
+
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    kind: Kind | None = None
+    separator: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "Form":
+        """What `to_dict` gave.
+
+        Raises:
+          ConfigError: something else.
+        """
+        try:
+            given = dict(stored)
+            form = cls(**given | {"columns": Columns(**given["columns"])})
+        except (TypeError, KeyError, ValueError):
+            raise ConfigError(f"form of the rows: expected columns, kind and separator, got {stored!r:.120}") from None
+        texts = [*dataclasses.astuple(form.columns), form.separator]
+        if form.kind not in (None, *KINDS) or not all(text is None or isinstance(text, str) for text in texts):
+            raise ConfigError(f"form of the rows: expected columns, kind and separator, got {stored!r:.120}")
+        return form
+
+
+class Own(NamedTuple):
+    """Rows, and how they were read, with nothing left to guess."""
+
+    source: ListSource
+    form: Form
+
+
+def text_of(row: Row, column: str, bad: BadRows) -> str | None:
+    """The text in a column; None where the row is bad: none, an empty one, or no text."""
+    value = row.values.get(column)
+    if isinstance(value, str) and value.strip():
+        return value
+    got = "an empty one" if isinstance(value, str) else "none" if value is None else f"{value!r:.60}"
+    bad.found(row.place, row.line, f"expected a text in column {column!r}, got {got}")
+    return None
+
+
+def read_own(table: Table, told: Form, bad: BadRows, like: Features | None = None, labelled: bool = True) -> Own:
+    """The rows of a table.
+
+    Args:
+      table: see `open_table`.
+      told: how to read them; what it leaves open is found out.
+      bad: what to do with rows that cannot be used: no text, no label, one that cannot be read, or an unknown one.
+      like: the features of the rows trained on: other labels are bad rows.
+      labelled: whether there must be labels; else they may be missing, but from all rows or none.
+
+    Raises:
+      DataError: no rows, columns that are not there or cannot be guessed; under "error" a bad row.
+    """
+    columns = find_columns(table, told.columns, labelled)
+    usable = []
+    for row in table.rows(columns.all):
+        texts = [text_of(row, name, bad) for name in columns.texts]
+        if None not in texts:
+            usable.append((row, texts))
+    _check_any(table, usable, bad)
+    values = [row.values.get(columns.label) for row, _ in usable] if columns.label is not None else []
+    classes = table.classes.get(columns.label or "", ())
+    # Sets whose labels are kept back have -1 in their place.
+    values = [None if classes and isinstance(value, int) and value < 0 else value for value in values]
+    kind = told.kind or (
+        find_kind([v for v in values if not is_missing(v)], told.separator, table.name) if values else None
+    )
+    if not labelled and all(is_missing(value) and (value is None or kind != "multi") for value in values):
+        values = []
+    identity = _ids([row for row, _ in usable], told.columns.id, columns.id, bad)
+    names = like.labels if like is not None else None
+    rows: list[dict[str, Any]] = []
+    for number, (row, texts) in enumerate(usable):
+        found: dict[str, Any] = dict(zip(("text", "text_pair"), texts, strict=False))
+        if (name := identity[number]) is None:
+            continue
+        if values:
+            assert kind is not None
+            if (label := _label(row, values[number], kind, told.separator, classes, names, bad)) is None:
+                continue
+            found["label"] = label
+        rows.append(found | {"id": name})
+    _check_any(table, rows, bad)
+    features = _features(table, rows, columns, kind, like)
+    if features.labels:
+        number_of = {name: number for number, name in enumerate(features.labels)}
+        for found in rows:
+            if "label" in found:
+                label = found["label"]
+                several = isinstance(label, tuple)
+                found["label"] = tuple(sorted(number_of[one] for one in label)) if several else number_of[label]
+    # A guessed column of ids is not in the form: another file need not have it.
+    found_columns = dataclasses.replace(columns, id=told.columns.id)
+    return Own(ListSource(rows, features, table.name), Form(found_columns, kind, told.separator))
+
+
+def _check_any(table: Table, rows: Sequence[Any], bad: BadRows) -> None:
+    if not rows:
+        raise DataError(f"{table.name}: expected at least one row that can be used, got none; {bad.summary()}")
+
+
+def _ids(rows: Sequence[Row], told: str | None, column: str | None, bad: BadRows) -> list[str | None]:
+    """What each row is called; None for bad ones: a told column must have another id in each. A guessed one that has
+    not is none of ids, and rows are called by their place.
+    """
+    found = [None if column is None else row.values.get(column) for row in rows]
+    if told is None:
+        plain = all(isinstance(value, str | int) and value != "" for value in found)
+        unique = plain and len({str(value) for value in found}) == len(found)
+        return [str(value) if unique else row.id for row, value in zip(rows, found, strict=True)]
+    first: dict[str, int | None] = {}
+    names: list[str | None] = []
+    for row, value in zip(rows, found, strict=True):
+        name = None
+        if not isinstance(value, str | int) or value == "":
+            bad.found(row.place, row.line, f"expected an id in column {told!r}, got {value!r:.60}")
+        elif str(value) in first:
+            earlier = f"line {first[str(value)]}"
+            bad.found(row.place, row.line, f"expected another id in each row, got {str(value)!r:.60} as in {earlier}")
+        else:
+            name = str(value)
+            first[name] = row.line
+        names.append(name)
+    return names
+
+
+def _label(
+    row: Row,
+    value: Any,
+    kind: Kind,
+    separator: str | None,
+    classes: Sequence[str],
+    known: Sequence[str] | None,
+    bad: BadRows,
+) -> Label | None:
+    """None where the row is bad."""
+    if value is None or (is_missing(value) and kind != "multi"):
+        bad.found(row.place, row.line, "expected a label, got none")
+        return None
+    try:
+        label = read_label(value, kind, separator, classes)
+    except ValueError as error:
+        bad.found(row.place, row.line, str(error))
+        return None
+    if known is not None and kind != "regression":
+        for name in label if isinstance(label, tuple) else (label,):
+            if name not in known:
+                bad.found(
+                    row.place,
+                    row.line,
+                    f"expected a label of the rows to train on: {unknown('label', str(name), known)}",
+                )
+                return None
+    return label
+
+
+def _features(
+    table: Table, rows: Sequence[Mapping[str, Any]], columns: Columns, kind: Kind | None, like: Features | None
+) -> Features:
+    texts = ("text", "text_pair")[: len(columns.texts)]
+    if like is not None:
+        if like.columns != texts:
+            raise DataError(f"{table.name}: expected {len(like.columns)} text columns, got {len(texts)}")
+        return like
+    if kind is None or kind == "regression":
+        return Features(texts, (), "classification" if kind is None else "regression")
+    labels = [row["label"] for row in rows if "label" in row]
+    names = in_order(one for label in labels for one in (label if isinstance(label, tuple) else (label,)))
+    least = 1 if kind == "multi" else 2
+    if labels and len(names) < least:
+        got = f"only {names[0]!r:.40}" if names else "none"
+        raise DataError(f"{table.name}: expected labels of at least {least} classes, got {got}; choose another --label")
+    return Features(texts, names, KINDS[kind])
