@@ -110,37 +110,6 @@ def test_what_is_stored_is_all_but_the_unchanged_backbone(tmp_path: Path, backbo
         assert names == ["README.md", "adapter.safetensors", "manifest.json"]
 
 
-def test_the_card_says_what_the_manifest_holds(tmp_path: Path, backbone: Backbone):
-    model, params = build(backbone, METHODS["houlsby"])
-    summary = {"train": {"rows": 1234, "classes": {"no": 2, "yes": 3}}, "dev": "not a table"}
-    extra = {"command": ["python", "-m", "train.glue", "--task=rte"], "data_summary": summary}
-    save = lambda scores: aj.save_adapter(
-        tmp_path / "a", model, params, backbone, task="rte", scores=scores, seed=7, extra=extra
-    )
-    save({"accuracy": 0.5})
-    told = (tmp_path / "a" / "README.md").read_text()
-    for line in (
-        "| method | houlsby |",
-        "| seed | 7 |",
-        "| accuracy | 0.5000 |",
-        "| train set |  |",
-        "| rows | 1,234 |",
-        "| classes | no 2, yes 3 |",
-        "python -m train.glue --task=rte",
-        'aj.load_adapter("path/to/this/folder", backbone)',
-    ):
-        assert line in told, line
-    # A card is its owner's to write on: nothing reads it, and a new save writes it anew.
-    (tmp_path / "a" / "README.md").write_text("mine")
-    aj.load_adapter(tmp_path / "a", backbone)
-    save({"accuracy": 0.75})
-    assert "| accuracy | 0.7500 |" in (tmp_path / "a" / "README.md").read_text()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "README.md").write_text("not of an artefact")
-    with pytest.raises(AdapterError, match=r"expected a new or empty folder.*found README\.md"):
-        aj.save_adapter(tmp_path / "b", model, params, backbone)
-
-
 def test_a_pooler_that_the_backbone_lacks_is_stored_with_the_head(tmp_path: Path, bare: Backbone):
     model, params = build(bare, METHODS["houlsby"])
     aj.save_adapter(tmp_path / "a", model, params, bare)

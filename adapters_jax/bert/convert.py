@@ -35,7 +35,7 @@ def canonical(name: str, family: Family) -> str | None:
 
 
 def _newer(name: str, family: Family) -> str:
-    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name.removeprefix(family.prefix))
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NEWER[m[1]]}", name.removeprefix(family.root))
 
 
 _NEWER = {"gamma": "weight", "beta": "bias"}

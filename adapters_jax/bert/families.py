@@ -19,7 +19,7 @@ class Family:
     """One `model_type`.
 
     Attributes:
-        prefix: of the encoder's tensors in files that hold a task's head too.
+        root: in front of the names of the encoder's tensors in files that hold a task's head too.
         heads: prefixes of tensors that are not the encoder's.
         masked_lm: stems of the masked-LM head's tensors: dense layer, LayerNorm, bias, decoder.
         masked_lm_act: its activation; None: the encoder's.
@@ -30,7 +30,7 @@ class Family:
         positions_after_pad: whether positions count from pad_token_id + 1.
     """
 
-    prefix: str
+    root: str
     heads: tuple[str, ...]
     masked_lm: tuple[str, str, str, str]
     masked_lm_act: str | None = None
@@ -42,7 +42,7 @@ class Family:
 
 
 _ROBERTA = Family(
-    prefix="roberta.",
+    root="roberta.",
     # The pooler in some releases comes from no objective (Liu et al. dropped next sentences), and transformers'
     # classifiers do not read it: heads bring their own, of the form of the released classifier.
     heads=("lm_head.", "classifier.", "qa_outputs.", "pooler."),
@@ -54,7 +54,7 @@ _ROBERTA = Family(
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
-        prefix="bert.",
+        root="bert.",
         heads=("cls.", "classifier.", "qa_outputs."),
         masked_lm=(
             "cls.predictions.transform.dense",
@@ -66,7 +66,7 @@ FAMILIES: dict[str, Family] = {
     "roberta": _ROBERTA,
     "xlm-roberta": dataclasses.replace(_ROBERTA, defaults={"position_offset": 2}),
     "distilbert": Family(
-        prefix="distilbert.",
+        root="distilbert.",
         heads=("vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
         masked_lm=("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector"),
         fields={
@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "electra": Family(
-        prefix="electra.",
+        root="electra.",
         heads=("discriminator_predictions.", "generator_", "classifier.", "qa_outputs.", "sequence_summary."),
         masked_lm=(
             "generator_predictions.dense",

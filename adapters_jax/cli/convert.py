@@ -31,6 +31,8 @@ class Convert:
     """The backbone it was trained on: a hub id, a local folder, or `minilm`."""
     revision: Annotated[str | None, FromArtefact] = None
     """Commit, tag or branch of the backbone's hub id."""
+    quantize: Annotated[Literal["nf4", "int8", "none"] | None, FromArtefact] = None
+    """How the dense kernels of the backbone's layers are kept; none: the float backbone, which other formats ask for."""
     labels: Annotated[tuple[str, ...], Names] = ()
     """Names of the classes, in order, where the files have none: peft's, and some of AdapterHub's."""
     allow_pickle: bool = False
@@ -143,11 +145,11 @@ def _backbone(flags: Convert, source: Any, content: dict[str, Any]) -> Any:
     name = flags.backbone or named
     if not isinstance(name, str) or not name or not isinstance(revision, str | None):
         raise ConfigError(f"{source.name}: names no backbone, expected --backbone: a hub id, a local folder, or minilm")
-    quantize = content.get("backbone", {}).get("quantization")
+    quantize = flags.quantize or content.get("backbone", {}).get("quantization")
     return aj.load_backbone(
         name,
         dtype=content.get("dtype") or "float32",
-        quantize=quantize,
+        quantize=None if quantize == "none" else quantize,
         revision=flags.revision or (None if flags.backbone else revision),
     )
 

@@ -55,8 +55,8 @@ class Kind:
 
 QUANTISED = Refusal(
     "a quantised backbone",
-    "the files cannot say so, and on the plain weights the answers are others; load the adapter on the float backbone, "
-    "evaluate it there or train it on, then save; or fold it into floats (--to=hf)",
+    "the files cannot say so, and on the plain weights the answers are others; load the adapter on the float backbone "
+    "(--quantize=none), evaluate it there or train it on, then save; or fold it into floats (--to=hf)",
     lambda backbone: backbone.quantize is not None,
     lambda backbone: backbone.quantize,
 )

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -55,6 +56,20 @@ def test_there_and_back(kind: str, saved: Path, tiny, tmp_path: Path, capsys):
     direct = aj.load_adapter(tmp_path / "theirs", tiny, **({"labels": LABELS} if kind == "peft" else {}))
     assert direct[0] == again
     testing.assert_same(direct[1], found)
+
+
+def test_an_adapter_of_a_quantised_backbone_goes_elsewhere_on_the_float_one(tiny, tmp_path: Path, capsys):
+    name = str(tiny.name)
+    coarse = aj.load_backbone(name, quantize="nf4")
+    model = aj.Model(coarse.config, aj.LoRA(rank=2, alpha=4.0), aj.Classification(labels=LABELS))
+    params = model.init(jax.random.key(0), coarse.params)
+    params |= {part: testing.perturb(params[part]) for part in ("adapters", "head")}
+    aj.save_adapter(tmp_path / "saved", model, params, coarse)
+    given = ["convert", f"--from={tmp_path / 'saved'}", f"--out={tmp_path / 'theirs'}", "--to=peft"]
+    assert "--quantize=none" in refused(capsys, cli.main, given)
+    cli.main([*given, "--quantize=none"])
+    _, found = aj.load_adapter(tmp_path / "theirs", tiny, labels=LABELS)
+    testing.assert_same(found["adapters"], params["adapters"])
 
 
 def test_to_plain_weights(saved: Path, tiny, tmp_path: Path):
