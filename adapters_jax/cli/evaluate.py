@@ -217,9 +217,9 @@ class Scored:
         rows = encode_alike(file, head, extra, self.backbone.tokenizer, self.max_length, bad)
         if bad.skipped:
             print(f"{file}: {bad.summary()}", file=sys.stderr)
-        known = rows.metrics if isinstance(rows, Scoring) else METRICS
-        recorded = tuple(name for name in self.recorded.get("scores") or {} if name in known)
-        self.metrics = recorded or (rows.metrics if isinstance(rows, Scoring) else head.metrics)
+        usual = rows.metrics if isinstance(rows, Scoring) else head.metrics
+        known = dict.fromkeys(usual if isinstance(rows, Scoring) else (*usual, *METRICS))
+        self.metrics = tuple(name for name in known if name in self.recorded["scores"]) or usual
         self.best_metric = self.metrics[0]
         self.sets = {"": rows}
 

@@ -102,9 +102,9 @@ def test_rows_in_front_are_as_wide_as_what_they_stand_before():
     assert shape() == shape(init="uniform") == (5, 8)
     assert shape(insertion="encoder") == shape(insertion="encoder", init="uniform") == (5, 16)
     assert rows(aj.PTuning(length=5))["p_tuning"]["embedding"].shape == (5, 8)
-    words = jnp.asarray(backbone["embeddings"]["words"])
-    project = backbone["embeddings"]["project"]
-    found = rows(aj.Prompt(length=5, insertion="encoder"))["embed"]["prompt"]
+    words = np.asarray(backbone["embeddings"]["words"])
+    project = jax.tree.map(np.asarray, backbone["embeddings"]["project"])
+    found = np.asarray(rows(aj.Prompt(length=5, insertion="encoder"))["embed"]["prompt"])
     projected = words @ project["kernel"] + project["bias"]
     for row in found:
         assert abs(projected - row).sum(1).min() < 1e-4
