@@ -32,7 +32,7 @@ class Convert:
     revision: Annotated[str | None, FromArtefact] = None
     """Commit, tag or branch of the backbone's hub id."""
     quantize: Annotated[Literal["nf4", "int8", "none"] | None, FromArtefact] = None
-    """How the dense kernels of the backbone's layers are kept; none: the float backbone, which other formats ask for."""
+    """How the kernels of the backbone's layers are kept; none: the float backbone, which other formats ask for."""
     labels: Annotated[tuple[str, ...], Names] = ()
     """Names of the classes, in order, where the files have none: peft's, and some of AdapterHub's."""
     allow_pickle: bool = False
