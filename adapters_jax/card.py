@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from adapters_jax import errors
+from adapters_jax import errors, manifest
 from adapters_jax.errors import ConfigError
 
-NAME = "README.md"
+NAME = manifest.CARD
 
 LIBRARIES = {"native": "adapters_jax", "peft": "peft", "adapterhub": "adapter-transformers", "hf": "transformers"}
 """What wrote a folder -> the hub's name of the library that loads it."""
@@ -76,7 +76,7 @@ def render(
         if kind != "hf"
         else "Trained with adapters_jax and folded into the backbone's weights: a plain BERT.",
         "## Use",
-        f"```python\n{_usage(kind, repo, base, head, architecture)}\n```",
+        f"```python\n{_usage(kind, repo, content, architecture)}\n```",
         "## Method",
         _table(("hyper-parameter", "value"), {"method": method["name"]} | _fields(method)),
         "## Head",
@@ -89,13 +89,12 @@ def render(
         parts.append(
             _table(("score on the dev set", "fraction"), {key: f"{scores[key]:.4f}" for key in sorted(scores)})
         )
-    for name, found in (content.get("extra", {}).get("data_summary") or {}).items():
-        if isinstance(found, Mapping):
-            parts.append(_table((f"{_plain(str(name))} set", ""), {key: _shown(found[key]) for key in found}))
+    for name, found in _tables(content.get("extra", {}).get("data_summary")):
+        parts.append(_table((f"{_cell(name)} set", ""), {key: _shown(found[key]) for key in found}))
     command = content.get("extra", {}).get("command")
     parts += ["## Command", f"```bash\n{_command(command)}\n```" if command else "Not recorded."]
     versions = content.get("versions") or {}
-    told = ", ".join(f"{key} {version}" for key, version in versions.items())
+    told = ", ".join(f"{key} {version}" for key, version in sorted(versions.items()))
     parts += ["## Versions", _plain(told) or "Not recorded."]
     parts += ["## Licence", license if license != UNKNOWN else "Not named by its author."]
     return "\n\n".join(parts) + "\n"
@@ -108,8 +107,12 @@ def _header(content: Mapping[str, Any], kind: str, license: str) -> str:
         header |= {"base_model": base} | ({} if kind == "hf" else {"base_model_relation": "adapter"})
     if content["head"]["name"] in PIPELINES:
         header["pipeline_tag"] = PIPELINES[content["head"]["name"]]
-    tags = ["adapters_jax", "adapter", str(content["method"]["name"]), "bert", *([str(task)] if task else [])]
+    tags = ["adapters_jax", "adapter", str(content["method"]["name"]), _family(content), *([str(task)] if task else [])]
     return yaml.safe_dump(header | {"tags": list(dict.fromkeys(tags))}, sort_keys=False, allow_unicode=True)
+
+
+def _family(content: Mapping[str, Any]) -> str:
+    return str(content.get("config", {}).get("model_type", "bert"))
 
 
 def _is_hub_name(name: str) -> bool:
@@ -118,7 +121,8 @@ def _is_hub_name(name: str) -> bool:
     return bool(re.fullmatch(rf"({part}/)?{part}", name, re.ASCII)) and name != "minilm" and not Path(name).exists()
 
 
-def _usage(kind: str, repo: str | None, base: str, head: Mapping[str, Any], architecture: str) -> str:
+def _usage(kind: str, repo: str | None, content: Mapping[str, Any], architecture: str) -> str:
+    base, head = str(content["backbone"].get("name")), content["head"]
     if kind == "hf":
         return f'import transformers\n\nmodel = transformers.{architecture}.from_pretrained("{repo}")'
     name = base if _is_hub_name(base) or base == "minilm" else "path/to/the/backbone"
@@ -129,8 +133,19 @@ def _usage(kind: str, repo: str | None, base: str, head: Mapping[str, Any], arch
         "import adapters_jax as aj\n\n"
         f"backbone = aj.load_backbone({name!r})\n"
         f'model, params = aj.load_adapter("{place}", backbone{more})'
-        + (f"\nprint(aj.Predictor(model, params, backbone)([{ASKED[head['name']]}]))" if head["name"] in ASKED else "")
+        + (f"\npredictor = aj.Predictor(model, params, backbone{_reading(content)})" if head["name"] in ASKED else "")
+        + (f"\nprint(predictor([{ASKED[head['name']]}]))" if head["name"] in ASKED else "")
     )
+
+
+def _reading(content: Mapping[str, Any]) -> str:
+    """How rows were made in training, as arguments of a `Predictor`."""
+    extra = content.get("extra", {})
+    told = {"max_length": content.get("max_length")}
+    if content["head"]["name"] == "question_answering":
+        told |= {name: extra.get(name) for name in ("doc_stride", "max_question_length")}
+        told |= {"threshold": extra.get("no_answer_threshold")}
+    return "".join(f", {name}={value}" for name, value in told.items() if isinstance(value, int | float))
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,12 +161,18 @@ def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stored.items() if key != "name"}
+    return {key: stored[key] for key in sorted(stored) if key != "name"}
 
 
 def _table(titles: tuple[str, str], rows: Mapping[str, Any]) -> str:
     lines = [f"| {titles[0]} | {titles[1]} |", "|---|---|"]
     return "\n".join([*lines, *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items())])
+
+
+def _tables(summary: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Of what was read, the sets; a user's own `extra` may hold anything there."""
+    found = summary.items() if isinstance(summary, Mapping) else ()
+    return [(str(name), table) for name, table in found if isinstance(table, Mapping)]
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "manifest.json"
+CARD = "README.md"
+"""For people, and theirs to write on: it is not among the files that are hashed."""
 MAX_BYTES = 1 << 24
 """The largest manifest read: 16 MiB, a hundred times that of fully tuned BERT-large."""
 
@@ -58,7 +60,7 @@ def sync(path: Path) -> None:
 
 
 def listing(folder: Path) -> dict[str, Path]:
-    """Name relative to the folder -> path, of everything below it that is no folder, but for the manifest."""
+    """Name relative to the folder -> path, of everything below it that is no folder, but for manifest and card."""
     found: dict[str, Path] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -67,7 +69,8 @@ def listing(folder: Path) -> dict[str, Path]:
         found.update(
             {link.relative_to(folder).as_posix(): link for link in Path(parent).iterdir() if link.is_symlink()}
         )
-    found.pop(NAME, None)
+    for name in (NAME, CARD):
+        found.pop(name, None)
     return dict(sorted(found.items()))
 
 

@@ -82,6 +82,11 @@ class Model:
         except TypeError:
             raise ConfigError(f"method: expected tuples in its fields, not lists, got {self.method}") from None
         self.method.check(self.config)
+        if self.head.inverts and self.method.inverts and self.config.projects:
+            raise ConfigError(
+                f"method.invertible: expected false, or a head as wide as the model, {self.config.hidden_size}; a "
+                f"{self.head.name} head on this backbone is {self.config.embedding_width} wide, as its embeddings are"
+            )
         if self.max_length < SHORTEST:
             field = "method.length" if self.method.size == "length" else f"method {self.method.name}"
             raise ConfigError(

@@ -46,3 +46,22 @@ def test_the_card_says_what_the_manifest_holds(tmp_path: Path, backbone: Backbon
     (tmp_path / "b" / "README.md").write_text("not of an artefact")
     with pytest.raises(AdapterError, match=r"expected a new or empty folder.*found README\.md"):
         aj.save_adapter(tmp_path / "b", model, params, backbone)
+
+
+@pytest.mark.parametrize("found", [[1], "text", 3, {"a|b": {"rows|n": 1}}, {"train": [1]}])
+def test_whatever_extra_holds_the_card_is_written(found: object, tmp_path: Path, backbone: Backbone):
+    model = aj.Model(backbone.config, aj.Houlsby(bottleneck=4), aj.Classification(num_labels=2))
+    params = model.init(jax.random.key(0), backbone.params)
+    aj.save_adapter(tmp_path / "a", model, params, backbone, extra={"data_summary": found})
+    told = (tmp_path / "a" / "README.md").read_text()
+    assert ("| a\\|b set |" in told) == ("a|b" in found if isinstance(found, dict) else False)
+
+
+def test_the_card_asks_as_the_rows_were_made(tmp_path: Path, backbone: Backbone):
+    model = aj.Model(backbone.config, aj.Houlsby(bottleneck=4), aj.QuestionAnswering())
+    params = model.init(jax.random.key(0), backbone.params)
+    extra = {"doc_stride": 8, "max_question_length": 16, "no_answer_threshold": 1.5}
+    aj.save_adapter(tmp_path / "a", model, params, backbone, max_length=32, extra=extra)
+    told = (tmp_path / "a" / "README.md").read_text()
+    options = "max_length=32, doc_stride=8, max_question_length=16, threshold=1.5"
+    assert f"aj.Predictor(model, params, backbone, {options})" in told

@@ -93,7 +93,7 @@ def test_pairs_are_texts_with_a_tab_or_two_fields(backbone, tmp_path, capsys):
 def test_long_texts_are_cut_and_reported(adapter, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("the cat is good " * 20 + "\nthe dog\n")
     predict(adapter, f"--input={tmp_path / 'a.txt'}")
-    assert "1 texts were longer than 16 tokens" in capsys.readouterr().err
+    assert "cut: 1 texts that were longer than 16 tokens" in capsys.readouterr().err
 
 
 BAD_LINES = {

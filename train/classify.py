@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from adapters_jax.data.bad import BadRows
+from adapters_jax.data.bad import BadRows, OnBadRow
 from adapters_jax.data.columns import Columns
 from adapters_jax.data.labels import balanced, weighted
 from adapters_jax.data.overview import lines_of, overview, shared_rows
 from adapters_jax.data.own import Form, Own, read_own
 from adapters_jax.data.places import open_table
 from adapters_jax.data.source import Features, Source, take
-from adapters_jax.data.splitting import hold_out
+from adapters_jax.data.splitting import DEV_SHARE, hold_out
 from adapters_jax.data.tfds import DEFAULT_DIR
 from adapters_jax.errors import ConfigError, unknown
 from train import flags
@@ -30,9 +30,10 @@ METRICS = {
 }
 """By what the labels are."""
 DEFAULT_METRICS = METRICS | {"classification": ("accuracy", "macro_f1")}
-DEV_SHARE = 0.1
+SAMPLE = 4000
+"""Rows of a set whose lengths are told. What is trained on is tokenised once more, cut at --max-length."""
 UNCUT = 10**6
-"""Tokens; no text is longer."""
+"""Tokens; longer texts are told as so long."""
 
 Guessed = tyro.conf.arg(help_behavior_hint="(default: by its usual names)", metavar="COLUMN")
 
@@ -67,7 +68,7 @@ class Flags(flags.Training):
     """Of that split; --seed does not change it."""
     metrics: Annotated[tuple[str, ...], flags.Unset] = ()
     """What to score, the first chooses the best step (default: by the labels' kind)."""
-    on_bad_row: Literal["error", "skip"] = "error"
+    on_bad_row: OnBadRow = "error"
     """What to do with rows that cannot be used: stop at the first, or skip and count them."""
     tfds_dir: str = DEFAULT_DIR
     """Where tfds:NAME is prepared."""
@@ -110,19 +111,21 @@ def open_work(config: flags.Config, backbone: Any) -> Any:
     own = _read(f, bad, f.train, "train", f.form())
     train: Source = own.source
     like, form, split = train.features, own.form, None
-    sets: dict[str, Source] = {}
+    sets, read = dict[str, Source](), {"train": own.read}
     if f.dev is None:
         parts = hold_out(train, DEV_SHARE if f.dev_share is None else f.dev_share, f.split_seed)
         train, sets[""], split = parts.train, parts.dev, parts.record
     else:
-        sets[""] = _read(f, bad, f.dev, "dev", form, like).source
+        sets[""], _, read["dev"] = _read(f, bad, f.dev, "dev", form, like)
     if f.test is not None:
-        sets["test"] = _read(f, bad, f.test, "test", form, like).source
+        sets["test"], _, read["test"] = _read(f, bad, f.test, "test", form, like)
     train = take(train, f.train_rows)
     evals = {suffix: take(source, f.eval_rows) for suffix, source in sets.items() if "label" in source[0]}
     tests = {suffix: source for suffix, source in sets.items() if suffix not in evals}
     metrics = _metrics(f.metrics, like)
     summary = _summary(config, backbone, {"train": train, "dev": evals[""], "test": {**tests, **evals}.get("test")})
+    for name, told in read.items():
+        summary[name]["read"] = list(told)
     for line in lines_of(summary):
         print(line, file=sys.stderr)
     if bad.skipped:
@@ -161,7 +164,7 @@ def _summary(config: flags.Config, backbone: Any, sets: dict[str, Any]) -> dict[
     summary = {}
     for name, source in sets.items():
         if source is not None:
-            lengths = encode(source, backbone.tokenizer, UNCUT, config.cache_dir / "tokens").lengths
+            lengths = encode(take(source, SAMPLE), backbone.tokenizer, UNCUT).lengths
             summary[name] = overview(source, lengths, config.flags.max_length)
             if name != "train":
                 summary[name]["in_train"] = shared_rows(sets["train"], source)

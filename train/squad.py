@@ -6,6 +6,7 @@ predictions/predictions.json holds the answers as SQuAD's official script reads 
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -94,7 +95,7 @@ def open_work(config: flags.Config, backbone: Any) -> Any:
 def note(outcome: Any) -> dict[str, Any]:
     """The threshold that dev gives: into the artefact, and into the result."""
     threshold = outcome.work.evals[""].tune(outcome.scores.logits[""])
-    return {} if threshold is None else {"no_answer_threshold": threshold}
+    return {} if threshold == math.inf else {"no_answer_threshold": threshold}
 
 
 def predict(outcome: Any) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def write(outcome: Any, prefix: str, rows: Any, answers: Any) -> None:
     folder = outcome.config.out_dir / "predictions"
     folder.mkdir(exist_ok=True)
     files: dict[str, Any] = {"predictions": rows.texts(answers)}
-    if rows.threshold is not None:
+    if rows.threshold != math.inf:
         files["null_odds"] = rows.odds(answers)
     if outcome.config.flags.nbest:
         files["nbest_predictions"] = rows.nbest(answers, outcome.config.flags.n_best)

@@ -13,13 +13,11 @@ from typing import Annotated, Any
 
 import adapters_jax as aj
 from adapters_jax.data.bad import BadRows, OnBadRow
-from adapters_jax.data.source import take
-from adapters_jax.data.splitting import hold_out
+from adapters_jax.data.source import Subset, take
+from adapters_jax.data.splitting import DEV_SHARE, hold_out
 from adapters_jax.data.tagged import Column, Format, Scheme, Tagged, read_tagged
 from adapters_jax.errors import ConfigError
 from train import flags
-
-DEV_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +97,11 @@ def open_work(config: flags.Config, backbone: Any) -> Any:
         evals[""] = read("dev", f.dev, labels)
     if f.test is not None:
         evals["test"] = read("test", f.test, labels)
+    train = sample(train, f.train_rows)
     seen = {sentence.words for sentence in train.sentences}
 
-    def encode(name: str, source: Tagged, count: int | None) -> Any:
-        rows = encode_tagged(take(source, count), labels, backbone.tokenizer, f.max_length)
+    def encode(name: str, source: Tagged) -> Any:
+        rows = encode_tagged(source, labels, backbone.tokenizer, f.max_length)
         found = source.summary() | {"skipped": skipped.get(name, 0), "split": rows.split, "truncated": rows.truncated}
         found |= {} if source is train else {"in_train": sum(one.words in seen for one in source.sentences)}
         summary[name] = found
@@ -110,15 +109,21 @@ def open_work(config: flags.Config, backbone: Any) -> Any:
         return rows
 
     head = aj.TokenClassification(labels=labels)
-    rows = encode("train", train, f.train_rows)
+    rows = encode("train", train)
     return job.Work(
         rows,
-        {suffix: encode(suffix or "dev", source, f.eval_rows) for suffix, source in evals.items()},
+        {suffix: encode(suffix or "dev", sample(source, f.eval_rows)) for suffix, source in evals.items()},
         head,
         rows.metrics,
         rows.metrics[0],
         extra={"data_summary": summary, "split": split, "form": form},
     )
+
+
+def sample(source: Tagged, count: int | None) -> Tagged:
+    """A fixed sample of the sentences, or all of them."""
+    taken = take(source, count)
+    return source.part(taken.indices.tolist(), taken.name) if isinstance(taken, Subset) else source
 
 
 def told(name: str, found: dict[str, Any]) -> str:

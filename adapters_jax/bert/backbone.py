@@ -14,6 +14,7 @@ from adapters_jax.bert import quant
 from adapters_jax.bert.assembly import Place
 from adapters_jax.bert.config import BertConfig
 from adapters_jax.bert.convert import read_weights
+from adapters_jax.bert.pieces import pieces
 from adapters_jax.errors import BackboneError
 from adapters_jax.types import Tree
 
@@ -66,7 +67,7 @@ class Backbone:
         """The fast tokenizer that came with the weights (`transformers.PreTrainedTokenizerFast`).
 
         Raises:
-            BackboneError: no tokenizer in the folder, or one with more entries than the embeddings.
+            BackboneError: no tokenizer in the folder, another kind's, or one with more entries than the embeddings.
         """
         if self.folder is None:
             raise BackboneError(f"backbone {self.name}: has no folder, so no tokenizer; load it with load_backbone")
@@ -82,6 +83,7 @@ class Backbone:
         except Exception as error:  # transformers raises what its parsers raise
             reason = " ".join(str(error).split())[:200]
             raise BackboneError(f"{self.folder}: the tokenizer's files cannot be read ({reason})") from error
+        self._refuse_empty(tokenizer)
         if not tokenizer.is_fast or len(tokenizer) > self.config.vocab_size:
             raise BackboneError(
                 f"{self.folder}: expected a fast tokenizer of at most {self.config.vocab_size} entries (embeddings), "
@@ -89,9 +91,21 @@ class Backbone:
             )
         return tokenizer
 
+    def _refuse_empty(self, tokenizer: Any) -> None:
+        """transformers makes a tokenizer of special tokens alone where the files of the encoder's kind are missing."""
+        kind, folder = type(tokenizer), self.folder
+        assert folder is not None
+        own = [file for file in kind.vocab_files_names.values() if file != TOKENIZER_FILES[0]]
+        if not (folder / TOKENIZER_FILES[0]).is_file() and not all((folder / file).is_file() for file in own):
+            found = [file for file in (*TOKENIZER_FILES, "merges.txt") if (folder / file).is_file()]
+            raise BackboneError(
+                f"{folder}: expected {TOKENIZER_FILES[0]}, or {' and '.join(own)}, which {kind.__name__} reads, found "
+                f"{' and '.join(found)}"
+            )
+
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens: what `Method.prepare` takes."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        """The ids of a text as within a longer one, without special tokens: what `Method.prepare` takes."""
+        return pieces(self.tokenizer, [text])[0]
 
 
 def load_backbone(

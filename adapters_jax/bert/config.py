@@ -9,7 +9,12 @@ from adapters_jax.errors import BackboneError
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "relu")
 _IGNORED = "position_embedding_type", "is_decoder", "add_cross_attention"
-_KINDS: Mapping[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), int | None: (int,)}
+_KINDS: Mapping[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    int | None: (type(None), int),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +26,8 @@ class BertConfig:
         max_position_embeddings: rows of the position table, `position_offset` of which no token uses.
         type_vocab_size: 0 where there are no token types.
         position_offset: the position id of a text's first token; pad_token_id + 1 in RoBERTa.
-        embedding_size: e, the embeddings' width, where it is not `hidden_size`: a dense layer stands after them then.
+        embedding_size: e, the embeddings' width, where it is not `hidden_size`: a dense layer stands after them then;
+            None where it is.
     """
 
     vocab_size: int = 30522
@@ -41,12 +47,17 @@ class BertConfig:
     embedding_size: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model_type, str) or self.model_type not in FAMILIES:
+            raise BackboneError(f"config: {_expected()}, got {self.model_type!r}")
+        always = FAMILIES[self.model_type].always
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "position_offset":
+            _check_type(field, value)
+            if value != (own := always.get(field.name, value)):
+                raise BackboneError(f"config: {field.name} is {own!r} in every {self.model_type}, got {value!r}")
+            if field.name in always or field.name == "position_offset":
                 continue
-            least = 0 if field.name == "type_vocab_size" and self.model_type == "distilbert" else 1
-            if field.type in (int, int | None) and value is not None and value < least:
+            if field.type in (int, int | None) and value is not None and value < 1:
                 raise BackboneError(f"config: {field.name} must be a positive integer, got {value!r}")
             if field.type is float and not 0 <= value < float("inf"):
                 raise BackboneError(f"config: {field.name} must be a number of at least 0, got {value!r}")
@@ -57,14 +68,15 @@ class BertConfig:
             raise BackboneError(
                 f"config: hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads"
             )
-        if self.model_type not in FAMILIES:
-            raise BackboneError(f"config: {_expected()}, got {self.model_type!r}")
         after_pad = FAMILIES[self.model_type].positions_after_pad
         most = self.max_position_embeddings - 1 if after_pad else 0
         if not 0 <= self.position_offset <= most:
-            raise BackboneError(f"config: position_offset must be from 0 to {most}, got {self.position_offset!r}")
+            named = "position_offset (pad_token_id + 1)" if after_pad else "position_offset"
+            raise BackboneError(f"config: {named} must be from 0 to {most}, got {self.position_offset!r}")
         if self.embedding_size is not None and self.model_type != "electra":
             raise BackboneError(f"config: embedding_size is for model_type 'electra', got it for {self.model_type!r}")
+        if self.embedding_size == self.hidden_size:
+            object.__setattr__(self, "embedding_size", None)
         if self.hidden_act not in HIDDEN_ACTS:
             raise BackboneError(f"config: hidden_act must be one of {', '.join(HIDDEN_ACTS)}, got {self.hidden_act!r}")
 
@@ -108,7 +120,7 @@ class BertConfig:
             intermediate_size=32,
             max_position_embeddings=64,
         )
-        return cls(**(small | changes))
+        return cls(**(small | _always(changes) | changes))
 
     @classmethod
     def base(cls, **changes: Any) -> "BertConfig":
@@ -149,12 +161,10 @@ class BertConfig:
             if fields.get(name, plain) not in (plain, None):
                 raise BackboneError(f"config: {name}={fields[name]!r} is not supported, only {plain!r}")
         given = _renamed(kind, fields)
-        known = {field.name: _KINDS[field.type] for field in dataclasses.fields(cls) if field.name in given}
-        for name, types in known.items():
-            value = given[name]
-            if not isinstance(value, types) or isinstance(value, bool):
-                raise BackboneError(f"config: {name} must be of type {types[-1].__name__}, got {value!r}")
-        return cls(**{name: given[name] for name in known})
+        known = [field for field in dataclasses.fields(cls) if field.name in given]
+        for field in known:
+            _check_type(field, given[field.name])
+        return cls(**{field.name: given[field.name] for field in known})
 
 
 _LATER = ("model_type", "position_offset", "embedding_size")
@@ -166,11 +176,33 @@ def _expected() -> str:
     return "model_type must be 'bert'" + "".join(f", {name!r}" for name in FAMILIES if name != "bert")
 
 
+def _check_type(field: dataclasses.Field, value: Any) -> None:
+    types = _KINDS[field.type]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise BackboneError(f"config: {field.name} must be of type {types[-1].__name__}, got {value!r}")
+
+
+def _always(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from the `model_type` that the changes name, if it is one."""
+    kind = changes.get("model_type", "bert")
+    return dict(FAMILIES[kind].always) if isinstance(kind, str) and kind in FAMILIES else {}
+
+
 def _renamed(model_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json by our names, with the family's own defaults; fields that are not the family's are left out."""
     family = FAMILIES[model_type]
+    for name, ours in family.fields.items():
+        if name in fields and ours in fields and fields[name] != fields[ours]:
+            raise BackboneError(f"config: {name} and {ours} are one, got {fields[name]!r} and {fields[ours]!r}")
     given = {**family.defaults, **{family.fields.get(name, name): value for name, value in fields.items()}}
-    if family.positions_after_pad and isinstance(pad := fields.get("pad_token_id"), int):
+    if family.positions_after_pad and "pad_token_id" in fields:
+        pad = fields["pad_token_id"]
+        if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
+            raise BackboneError(f"config: pad_token_id must be an integer of at least 0, got {pad!r}")
+        if fields.get("position_offset", pad + 1) != pad + 1:
+            raise BackboneError(
+                f"config: position_offset is pad_token_id + 1, got {fields['position_offset']!r} and {pad!r}"
+            )
         given["position_offset"] = pad + 1
     foreign = set() if family.positions_after_pad else {"position_offset"}
     if model_type != "electra" or given.get("embedding_size") in (None, given.get("hidden_size")):

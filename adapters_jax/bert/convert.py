@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,23 @@ def read_weights(
     """
     quantised = None if quantize is None else quant.type_of(quantize)
     readers, where, family = {}, {}, FAMILIES[config.model_type]
+    passed: list[str] = []
     for file in files:
         readers[file] = _open(file)
         for name in readers[file].keys():  # noqa: SIM118 - not a dict
             plain = canonical(name, family)
             if plain is None:
+                passed += [name] if _newer(name, family).startswith("pooler.") else []
                 continue
             if plain in where:
                 raise BackboneError(f"{file}: two tensors are both {plain}")
             where[plain] = (file, name)
+    if passed:
+        warnings.warn(
+            f"{', '.join(map(str, readers))}: passed over {', '.join(sorted(passed))}: heads on a {config.model_type} "
+            "bring a pooler of their own; what was trained there is not used",
+            stacklevel=3,
+        )
     pooler = any(row.released in where for row in weights.POOLER)
     table = list(weights.numbered(config, pooler))
     _check(where, readers, table, config)
@@ -161,16 +170,15 @@ def _masked_lm_paths(family: Family) -> dict[str, str]:
     }
 
 
-def released_weights(backbone: Tree, config: BertConfig | None = None) -> dict[str, np.ndarray]:
+def released_weights(backbone: Tree, config: BertConfig) -> dict[str, np.ndarray]:
     """The inverse of `read_weights`: tensors by their names in released files, without prefix.
 
     Args:
         backbone: the tree.
-        config: its own; None for a BERT's.
+        config: its own.
     """
     flat = trees.to_layers(backbone)
-    layers = 1 + max(int(path.split("/")[1]) for path in flat if path.startswith("encoder/"))
-    rows = weights.numbered(config or BertConfig(num_hidden_layers=layers), pooler="pooler/kernel" in flat)
+    rows = weights.numbered(config, pooler="pooler/kernel" in flat)
     tensors = {row.released: np.asarray(flat[row.path]).T if row.transposed else flat[row.path] for row in rows}
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 

@@ -62,6 +62,8 @@ def convert(flags: Convert) -> None:
     with opened(flags.from_, flags.allow_pickle) as source, tempfile.TemporaryDirectory() as scratch:
         if flags.allow_pickle:
             if to is None:
+                if flags.quantize:
+                    raise ConfigError("--quantize: expected --to beside it, got --allow-pickle alone")
                 written = pickles.to_safetensors(source.folder, out)
                 return _tell(out=str(out or source.folder), written=[path.name for path in written])
             plain = Path(scratch, "plain")
@@ -103,6 +105,8 @@ def _written(flags: Convert, source: Any, to: str, target: Path) -> dict[str, An
     if to == "native" and content:
         if flags.labels:
             raise ConfigError(f"{source.name}: labels: expected none, since its own files name the classes")
+        if flags.quantize:
+            raise ConfigError(f"{source.name}: --quantize: expected none, since its files are copied as they are")
         return _copied(source.folder, target, content)
     backbone = _backbone(flags, source, content)
     model, params = read(source, backbone, labels=flags.labels)
@@ -117,7 +121,7 @@ def _written(flags: Convert, source: Any, to: str, target: Path) -> dict[str, An
 
 def _copied(folder: Path, target: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Our own files, whole by their hashes, as they are."""
-    from adapters_jax import artefact, manifest
+    from adapters_jax import artefact, card, manifest
 
     found = artefact.verify(folder)
     if found:
@@ -126,6 +130,7 @@ def _copied(folder: Path, target: Path, content: dict[str, Any]) -> dict[str, An
         target.mkdir(parents=True, exist_ok=True)
         for name in (artefact.WEIGHTS, manifest.NAME):
             shutil.copyfile(folder / name, target / name)
+        manifest.write_text(target / card.NAME, card.render(content, "native", None))
     except OSError as error:
         raise AdapterError(f"{target}: cannot be written: {manifest.why(error)}") from error
     return content

@@ -148,10 +148,14 @@ def prune(flags: Prune) -> None:
             "pruned_from": list(model.method.names),
             "eval_rows": scored.rows,
             "eval_batch_size": scored.batch_size,
-        },
+        }
+        | ({} if scored.file is None else {"scored_on": scored.file}),
     )
     found = {"kept": kept, "attention": means, "before": before, "after": after, "speed": slow / fast}
     print(json.dumps({"adapter": flags.out, "task": scored.task} | found))
+
+
+NUMBERS: Mapping[str, type] = {"eval_rows": int, "eval_batch_size": int}
 
 
 class Scored:
@@ -164,17 +168,25 @@ class Scored:
 
     def __init__(self, flags: Data, folder: str) -> None:
         from adapters_jax.artefact import load_adapter, read_manifest
+        from adapters_jax.data.alike import stored
 
         for name in ("eval_rows", "eval_batch_size"):
             if (value := getattr(flags, name)) is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
-        if flags.file is not None and flags.eval_rows is not None:
-            raise ConfigError("--eval-rows: expected no --file beside it, all of whose rows are scored, got both")
+        beside = {"eval_rows": None, "task": None, "data_dir": None, "data": "auto"}
+        for name, default in beside.items():
+            if flags.file is not None and getattr(flags, name) != default:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: expected no --file beside it, which is scored whole, got both"
+                )
+        if flags.file is None and flags.on_bad_row != "error":
+            raise ConfigError("--on-bad-row: expected --file, whose rows it is about, got none")
         self.recorded = read_manifest(folder)
-        extra = self.recorded.get("extra", {})
-        self.rows = flags.eval_rows or extra.get("eval_rows")
-        self.batch_size = flags.eval_batch_size or extra.get("eval_batch_size") or 64
-        self.from_file = flags.file is not None
+        extra = self.recorded["extra"]
+        told = stored({name: value for name, value in extra.items() if value is not None}, NUMBERS)
+        self.rows = None if flags.file else flags.eval_rows or told.get("eval_rows")
+        self.batch_size = flags.eval_batch_size or told.get("eval_batch_size") or 64
+        self.file = flags.file
         if flags.file is None:
             splits = self._splits(flags, folder)
         self.backbone = load_backbone(folder, flags)
@@ -186,13 +198,17 @@ class Scored:
             self._read(flags.file, extra, BadRows(flags.on_bad_row))
 
     def _splits(self, flags: Data, folder: str) -> Any:
+        from adapters_jax.data.alike import FILES
         from adapters_jax.data.named import NAMES, open_task
 
         task = flags.task or self.recorded.get("task")
         if task is None:
             raise ConfigError(f"{folder}: names no task; give --task, or --file")
         if flags.task is None and task not in NAMES:
-            raise ConfigError(f"{folder}: was trained on {task!r}, expected --file with rows to score it on, got none")
+            if self.recorded["head"]["name"] in FILES:
+                wanted = "expected --file with rows to score it on, got none"
+                raise ConfigError(f"{folder}: was trained on {task!r}: {wanted}")
+            raise ConfigError(f"{folder}: was trained on {task!r}; its scores are in its run's result.json")
         self.task: str = task
         return open_task(task, flags.data, flags.data_dir, flags.cache_dir, lambda line: print(line, file=sys.stderr))
 
@@ -213,7 +229,7 @@ class Scored:
         from adapters_jax.data.alike import encode_alike
         from adapters_jax.data.tokenize import Scored as Scoring
 
-        self.task, head = file, self.model.head
+        self.task, head = str(self.recorded.get("task") or file), self.model.head
         rows = encode_alike(file, head, extra, self.backbone.tokenizer, self.max_length, bad)
         if bad.skipped:
             print(f"{file}: {bad.summary()}", file=sys.stderr)
@@ -249,8 +265,8 @@ class Scored:
         """Says on standard error whether the scores are those of the manifest, if they are of the same rows; of a file,
         which nobody knows, it shows both."""
         recorded = self.recorded["scores"]
-        if self.task == self.recorded.get("task") and self.rows == self.recorded.get("extra", {}).get("eval_rows"):
+        if self.file is not None:
+            print(f"recorded at the end of training: {json.dumps(recorded)}", file=sys.stderr)
+        elif self.task == self.recorded.get("task") and self.rows == self.recorded.get("extra", {}).get("eval_rows"):
             same = "equal to" if recorded == found else "not equal to"
             print(f"{same} the recorded scores {json.dumps(recorded)}", file=sys.stderr)
-        elif self.from_file:
-            print(f"recorded at the end of training: {json.dumps(recorded)}", file=sys.stderr)

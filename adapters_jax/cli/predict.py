@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TextIO
 
 from adapters_jax.cli.common import Folders, FromArtefact, load_backbone
+from adapters_jax.data.bad import BadRows, OnBadRow, not_utf8
 from adapters_jax.errors import ConfigError, DataError
 
 
@@ -37,11 +38,15 @@ class Predict:
     """Tokens of a text or pair; longer ones are cut and counted."""
     batch_size: int = 64
     """Rows of one step."""
+    on_bad_row: OnBadRow = "error"
+    """What to do with a line that is no input: stop, or leave it out and count it."""
 
 
 def predict(flags: Predict) -> None:
     """Streams texts to predictions, in memory that does not grow with their number."""
     from adapters_jax.artefact import load_adapter, read_manifest
+    from adapters_jax.data.alike import columns_of
+    from adapters_jax.data.windows import MAX_QUESTION
     from adapters_jax.serving.inputs import form_of
     from adapters_jax.serving.predictor import Predictor
     from adapters_jax.serving.shared import together
@@ -53,7 +58,7 @@ def predict(flags: Predict) -> None:
         backbone = load_backbone(flags.adapter[0], flags)
         loaded = [load_adapter(folder, backbone) for folder in flags.adapter]
         model, params = loaded[0] if len(loaded) == 1 else together(_by_task(flags.adapter, manifests, loaded))
-        columns, *others = [manifest.get("extra", {}).get("columns") for manifest in manifests]
+        columns, *others = [columns_of(manifest["extra"]) for manifest in manifests]
         if any(other != columns for other in others):
             raise ConfigError(f"--adapter: expected tasks on the same columns, got {columns} and {others}")
         pair = None if columns is None else len(columns) == 2
@@ -64,18 +69,23 @@ def predict(flags: Predict) -> None:
         predictor = Predictor(model, params, backbone, max_length=max_length, batch_size=flags.batch_size, **options)
         is_jsonl = flags.format == "jsonl" or (flags.format == "auto" and flags.input.endswith(".jsonl"))
         ids: deque[Any] = deque()
-        asked = _inputs(source, flags.input, form, is_jsonl, pair, ids)
+        bad = BadRows(flags.on_bad_row)
+        asked = _inputs(source, flags.input, form, is_jsonl, pair, ids, bad)
         count, start = 0, time.perf_counter()
         # One by one for a person at a terminal; else as many as keep the padding small.
         for answer in predictor.stream(asked, chunk=1 if source.isatty() else None):
             count += 1
             named = {} if (name := ids.popleft()) is None else {"id": name}
-            sink.write(json.dumps(named | answer, ensure_ascii=False) + "\n")
+            line = json.dumps(named | answer, ensure_ascii=False) + "\n"
+            sink.write(line.encode(errors="replace").decode())  # half a surrogate pair is no UTF-8
             sink.flush()
         seconds = time.perf_counter() - start
     print(f"{count:,} texts in {seconds:.1f} s, {count / max(seconds, 1e-9):.1f} a second", file=sys.stderr)
+    if bad.skipped:
+        print(bad.summary(), file=sys.stderr)
     if predictor.truncated:
-        print(f"{predictor.truncated} texts were longer than {predictor.max_length} tokens and cut", file=sys.stderr)
+        told = {"max_length": predictor.max_length, "max_question_length": MAX_QUESTION} | options
+        print(f"cut: {predictor.truncated} {form.cut.format(**told)}", file=sys.stderr)
 
 
 def options_of(form: Any, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def _by_task(folders: Sequence[str], manifests: Sequence[Any], loaded: Sequence[
 
 
 def _inputs(
-    lines: Iterable[bytes], name: str, form: Any, is_json: bool, pair: bool | None, ids: deque
+    lines: Iterable[bytes], name: str, form: Any, is_json: bool, pair: bool | None, ids: deque, bad: BadRows
 ) -> Iterator[Any]:
     """What the head is asked, line by line; the "id" of each, or None, is put into `ids`.
 
@@ -106,19 +116,20 @@ def _inputs(
     for number, raw in enumerate(lines, start=1):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            asked = form.of_json(line) if is_json else form.of_text(line)
+            asked, own = form.of_json(line) if is_json else (form.of_text(line), None)
+            if form.keys == ("text", "text_pair"):
+                found = not isinstance(asked, str)
+                pair = found if pair is None else pair
+                if pair != found:
+                    expected, got = ("a pair of texts", "one") if pair else ("one text", "a pair")
+                    raise DataError(f"expected {expected}, got {got}")
         except UnicodeDecodeError as error:
-            raise DataError(f"{name}:{number}: expected UTF-8, got {error.object[error.start : error.end]!r}") from None
+            bad.found(name, number, not_utf8(error))
         except DataError as error:
-            raise DataError(f"{name}:{number}: {error}") from None
-        if form.keys == ("text", "text_pair"):
-            found = not isinstance(asked, str)
-            pair = found if pair is None else pair
-            if pair != found:
-                expected, got = ("a pair of texts", "one") if pair else ("one text", "a pair")
-                raise DataError(f"{name}:{number}: expected {expected}, got {got}")
-        ids.append(json.loads(line).get("id") if is_json else None)
-        yield asked
+            bad.found(name, number, str(error))
+        else:
+            ids.append(own)
+            yield asked
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A further file, read as the rows of an artefact were: what its manifest says of columns, tags and windows."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from adapters_jax.data.windows import encode_windows
 from adapters_jax.errors import ConfigError
 
 TABLES = ("classification", "multilabel", "regression")
+FILES = (*TABLES, "token_classification", "question_answering", "multiple_choice", "ranking")
+"""Heads that are trained on files of the user's own."""
 TAGGED: Mapping[str, type] = {"format": str, "word_column": int, "tag_column": int, "column": str, "scheme": str}
 WINDOWS: Mapping[str, type] = {"doc_stride": int, "max_question_length": int, "no_answer_threshold": float}
 """What a manifest may say of how rows are made, and the type of it."""
@@ -42,7 +45,7 @@ def encode_alike(
     """
     if head.name in TABLES:
         form = Form.of(extra["form"]) if "form" in extra else Form()
-        columns = tuple(extra.get("columns") or ("text",))
+        columns = columns_of(extra) or ("text",)
         like = Features(columns, tuple(getattr(head, "labels", ())), head.name)
         encoded: Encoded = encode(
             read_own(open_table(str(file), bad, "dev"), form, bad, like).source, tokenizer, max_length
@@ -53,12 +56,26 @@ def encode_alike(
         return encode_tagged(read_tagged(file, bad, labels=head.labels, **told), head.labels, tokenizer, max_length)
     if head.name == "question_answering":
         told = stored(extra, WINDOWS)
-        threshold = told.pop("no_answer_threshold", None)
+        threshold = told.pop("no_answer_threshold", math.inf)
         return encode_windows(read_squad(file, bad), tokenizer, max_length, threshold=threshold, **told)
     if head.name in ("multiple_choice", "ranking"):
         kind: Kind = "choice" if head.name == "multiple_choice" else "ranking"
         return encode_choices(read_choices(file, kind, bad), tokenizer, max_length, kind)
     raise ConfigError(f"head {head.name}: expected one for a file of rows, such as classification")
+
+
+def columns_of(extra: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The text columns that a manifest names; None: it names none.
+
+    Raises:
+      ConfigError: other columns than one text, or two.
+    """
+    columns = extra.get("columns")
+    if columns is None:
+        return None
+    if columns not in (["text"], ["text", "text_pair"]):
+        raise ConfigError(f"manifest: expected the columns text, or text and text_pair, got {columns!r:.60}")
+    return tuple(columns)
 
 
 def stored(found: Any, types: Mapping[str, type]) -> dict[str, Any]:

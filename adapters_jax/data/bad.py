@@ -7,7 +7,7 @@ print(bad.summary())                                     # "2 rows were skipped:
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -35,22 +35,27 @@ class BadRows:
     skipped: int = 0
     messages: list[str] = dataclasses.field(default_factory=list)
 
-    def found(self, file: object, line: int | None, message: str) -> None:
+    def found(
+        self, file: object, line: int | Callable[[], int | None] | None, message: str | Callable[[], str]
+    ) -> None:
         """A row that cannot be used; returns only where rows are skipped.
 
         Args:
           file, line: where it stands; a line of None is left out.
-          message: "expected ..., got ...".
+          message: "expected ..., got ...". What takes time to find out may be a function, for both: it is called for
+            the few rows alone whose messages somebody sees.
 
         Raises:
           DataError: under "error".
         """
+        self.skipped += self.policy == "skip"
+        if self.policy == "skip" and len(self.messages) >= KEPT:
+            return
+        line, message = line() if callable(line) else line, message() if callable(message) else message
         text = f"{file}: {message}" if line is None else f"{file}:{line}: {message}"
         if self.policy == "error":
             raise DataError(f"{text}; mend or remove it, or skip such rows with --on-bad-row=skip")
-        self.skipped += 1
-        if len(self.messages) < KEPT:
-            self.messages.append(text)
+        self.messages.append(text)
 
     def summary(self) -> str:
         """How many rows were skipped, and why the first ones were."""
@@ -73,9 +78,9 @@ def raw_lines(file: str | Path, bad: BadRows) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with path.open("rb") as stream:
-            while raw := stream.readline(MOST_BYTES):
+            while raw := stream.readline(MOST_BYTES + 1):
                 number += 1
-                if len(raw) == MOST_BYTES and not raw.endswith(b"\n"):
+                if len(raw) > MOST_BYTES and not raw.endswith(b"\n"):
                     size = len(raw)
                     while (rest := stream.readline(MOST_BYTES)) and not rest.endswith(b"\n"):
                         size += len(rest)

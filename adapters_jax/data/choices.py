@@ -5,12 +5,11 @@ JSONL, a row per line::
     {"text": "The cat sat on the", "choices": ["mat", "moon"], "label": 0}              one is right
     {"text": "opening hours", "choices": ["We open at 9", "Our team"], "label": [2, 0]}  how relevant each is, from 0
 
-"id" is optional; other keys are passed over.
+"id" is optional, else a row is called by its line; other keys are passed over.
 """
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,8 @@ Kind = Literal["choice", "ranking"]
 PAIR = Features(("text", "text_pair"))
 MOST = 1000
 """Choices of a row."""
+HIGHEST = 1e9
+"""Relevance: the sum of a row's stays finite in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_choices(file: str | Path, kind: Kind, bad: BadRows | None = None, label
     """
     bad = BadRows() if bad is None else bad
     rows: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
+    named: dict[str, int] = {}
     for number, line in numbered_lines(file, bad):
         if not line.strip():
             continue
@@ -78,14 +79,19 @@ def read_choices(file: str | Path, kind: Kind, bad: BadRows | None = None, label
         except DataError as error:
             bad.found(file, number, str(error))
             continue
-        row.setdefault("id", str(len(rows)))
-        if row["id"] in seen:
-            bad.found(file, number, f"expected ids that differ, got {row['id']!r:.80} again (line {seen[row['id']]})")
+        if (name := row.get("id")) in named:
+            bad.found(file, number, f"expected ids that differ, got {name!r:.80} again (line {named[str(name)]})")
             continue
-        seen[row["id"]] = number
-        rows.append(row)
+        if name is not None:
+            named[name] = number
+        rows.append(row | {"line": number})
     if not rows:
         raise DataError(f"{file}: expected rows with a text and choices, got none")
+    # Rows without an id are called by their line; where some have one, it is not to be taken for another's.
+    alone = "line " if named else ""
+    rows = [{"id": f"{alone}{row.pop('line')}"} | row for row in rows]
+    if kind == "ranking" and labelled and not any(any(row["label"]) for row in rows):
+        raise DataError(f"{file}: expected a row in which some choice is relevant, got labels of 0 alone")
     return ChoiceSource(tuple(rows), Path(file).name)
 
 
@@ -106,6 +112,8 @@ def check(row: Any, kind: Kind, labelled: bool) -> dict[str, Any]:
         if not isinstance(choice, str) or not choice.strip():
             raise DataError(f"expected every choice to be a text, got {choice!r:.80}")
     found = {"text": text, "choices": tuple(choices)} | ({"id": str(row["id"])} if row.get("id") is not None else {})
+    if any("\ud800" <= character <= "\udfff" for character in str(found.get("id", ""))):
+        raise DataError(f'expected "id" to be a text that UTF-8 can hold, got {found["id"]!a:.80}')
     label = row.get("label")
     if label is None:
         if labelled:
@@ -125,8 +133,10 @@ def _relevance(label: Any, count: int) -> tuple[float, ...]:
         right = _choice(label, count)
         return tuple(float(number == right) for number in range(count))
     numbers = [value for value in label if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) != len(label) or len(label) != count or not all(0 <= v < math.inf for v in numbers):
-        raise DataError(f'expected "label" to be {count} finite numbers from 0, one for each choice, got {label!r:.80}')
+    if len(numbers) != len(label) or len(label) != count or not all(0 <= value <= HIGHEST for value in numbers):
+        raise DataError(
+            f'expected "label" to be {count} numbers from 0 to {HIGHEST:g}, one for each choice, got {label!s:.80}'
+        )
     return tuple(float(value) for value in numbers)
 
 

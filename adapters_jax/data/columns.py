@@ -1,6 +1,7 @@
 """Which columns of a table are the texts and the label: as told, else by their usual names."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 
 from adapters_jax.data.tables import Table
@@ -29,6 +30,10 @@ LABELS = tuple(
 IDS = ("id", "idx", "index", "guid", "uid", "uuid")
 EXACT = ("text", "label", "labels", "id")
 """What says itself what it is; beside it, other usual names do not matter."""
+
+
+SHOWN = 20
+"""Columns in a message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,10 @@ def find_columns(table: Table, told: Columns, labelled: bool = True) -> Columns:
         told = dataclasses.replace(told, label=None)
     for name in told.all:
         if name not in table.columns:
-            raise DataError(f"{table.name}: {unknown('column', name, table.columns)}")
+            near = difflib.get_close_matches(name, table.columns, n=1) if len(table.columns) > SHOWN else []
+            known = dict.fromkeys([*near, *table.columns[:SHOWN]])
+            more = f"; there are {len(table.columns):,} columns" if len(table.columns) > SHOWN else ""
+            raise DataError(f"{table.name}: {unknown('column', name, known)}{more}{_hint(table)}")
     if len(set(told.all)) < len(told.all):
         raise DataError(f"{table.name}: expected different columns for texts, label and id, got {', '.join(told.all)}")
     free = [name for name in table.columns if name not in told.all]
@@ -104,7 +112,15 @@ def _one_of(table: Table, free: Sequence[str], usual: Sequence[str], what: str, 
     if what == "id":
         return None  # a row's place in its file will do
     got = ", ".join(found) if found else "none of a usual name"
+    more = f" and {len(table.columns) - SHOWN:,} more" if len(table.columns) > SHOWN else ""
+    among = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in table.columns[:SHOWN]) or "none"
     raise DataError(
-        f"{table.name}: expected one column with the {what}, got {got} among {', '.join(table.columns) or 'none'}; "
-        f"name it with --{what}"
+        f"{table.name}: expected one column with the {what}, got {got} among {among}{more}; name it with --{what}"
+        f"{_hint(table)}"
     )
+
+
+def _hint(table: Table) -> str:
+    """That several columns were read as one."""
+    found = [mark for mark in ";\t,|" if mark in table.columns[0]] if len(table.columns) == 1 else []
+    return f"; if {found[0]!r} stands between columns, put commas (.csv) or tabs (.tsv) there" if found else ""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from adapters_jax.bert.heads.dependency import NO_HEAD, NO_WORD
-from adapters_jax.data.rows import AnnotatedRows, encoded_ids, frame, pieces, read_lines
+from adapters_jax.bert.pieces import pieces
+from adapters_jax.data.rows import AnnotatedRows, encoded_ids, frame, read_lines
 from adapters_jax.data.source import Features, Source
 from adapters_jax.data.tagged import PASSED_OVER, WORD
 from adapters_jax.errors import DataError

@@ -9,19 +9,25 @@ import numpy as np
 
 from adapters_jax.data.source import Features, ListSource, Source
 from adapters_jax.data.source import Kind as FeatureKind
+from adapters_jax.data.tables import is_utf8
 from adapters_jax.errors import ConfigError, DataError
 
 Kind = Literal["single", "multi", "regression"]
-KINDS: Mapping[str, FeatureKind] = {
+KINDS: Mapping[Kind, FeatureKind] = {
     "single": "classification",
     "multi": "multilabel",
     "regression": "regression",
 }
 """What users call them -> `Features.kind`."""
+KIND_OF: Mapping[FeatureKind, Kind] = {features: kind for kind, features in KINDS.items()}
 SEPARATOR = "|"
 """Between the classes of a cell, where nothing else is said."""
 MOST_SINGLE = 20
 """Classes; of more than these in auto, no class may have one row on average: such labels are values or ids."""
+MOST_DIGITS = 640
+"""Of a number. Python can be told to refuse longer ones (`sys.set_int_max_str_digits`), and none does a class's name
+need.
+"""
 
 Label = str | tuple[str, ...] | float
 
@@ -75,7 +81,7 @@ def read_label(value: Any, kind: Kind, separator: str | None, classes: Sequence[
     if kind == "regression":
         try:
             found = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             found = math.nan
         if not math.isfinite(found) or abs(found) > float(np.finfo(np.float32).max):
             raise ValueError(f"expected a number as the label, got {value!r:.60}")
@@ -101,15 +107,16 @@ def _class(value: Any, classes: Sequence[str]) -> str:
         if 0 <= value < len(classes):
             return classes[value]
         raise ValueError(f"expected the number of one of {len(classes)} classes, got {value}")
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and value.strip() and is_utf8(value):
         return value.strip()
     raise ValueError(f"expected the name or number of a class, got {value!r:.60}")
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The different names, sorted: as numbers where all are."""
+    """The different names, sorted: as numbers where all are, of at most MOST_DIGITS."""
     different = set(names)
-    whole = all(name.removeprefix("-").isdecimal() and name.isascii() for name in different)
+    number = lambda name: name.removeprefix("-").isdecimal() and name.isascii() and len(name) <= MOST_DIGITS
+    whole = all(map(number, different))
     return tuple(sorted(different, key=lambda name: (int(name), name) if whole else (0, name)))
 
 

@@ -18,11 +18,12 @@ def overview(source: Source, lengths: np.ndarray, max_length: int) -> dict[str, 
 
     Args:
       source: the rows.
-      lengths: their tokens, special ones included, before anything is cut off, [n].
+      lengths: tokens, special ones included, before anything is cut off, of all rows or a sample, [n].
       max_length: above which a row is cut.
 
     Returns:
-      JSON values. `duplicates` are rows whose text an earlier one has, `conflicting` those of them whose label differs.
+      JSON values. `truncated` are rows among those whose lengths are given (`tokens.rows`), `duplicates` rows whose
+      text an earlier one has, `conflicting` those of them whose label differs.
     """
     first: dict[tuple[str, ...], Any] = {}
     duplicates = conflicting = 0
@@ -44,6 +45,7 @@ def overview(source: Source, lengths: np.ndarray, max_length: int) -> dict[str, 
         if source.features.kind == "multilabel":
             found["without_a_class"] = sum(not source[number]["label"] for number in range(len(source)))
     found["tokens"] = {
+        "rows": len(lengths),
         "median": int(np.median(lengths)),
         "95%": int(np.percentile(lengths, 95, method="higher")),
         "longest": int(lengths.max()),
@@ -62,14 +64,18 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
     """The same for people, a line for each set and each thing that is worth a look.
 
     Args:
-      summary: by set, what `overview` gives; of sets that are not trained on, "in_train" too.
+      summary: by set, what `overview` gives, and "read", lines on how it was read, where there are any; of sets that
+        are not trained on, "in_train" too.
     """
     lines = []
     for name, found in summary.items():
         lengths = found["tokens"]
+        sample = f" (of a sample of {lengths['rows']:,} rows)" if lengths["rows"] < found["rows"] else ""
+        lines += [f"{name}: {line}" for line in found.get("read", ())]
         lines.append(
-            f"{name}: {found['rows']:,} rows of {found['source']}; {_labels(found)}tokens: median {lengths['median']}, "
-            f"95 % up to {lengths['95%']}, longest {lengths['longest']}; {found['truncated']:,} truncated"
+            f"{name}: {found['rows']:,} rows of {found['source']}; {_labels(found)}tokens{sample}: median "
+            f"{lengths['median']}, 95 % up to {lengths['95%']}, longest {lengths['longest']}; {found['truncated']:,} "
+            "truncated"
         )
         if found["duplicates"]:
             conflicting = f", {found['conflicting']:,} with another label" if found["conflicting"] else ""

@@ -1,6 +1,7 @@
 """A long text in tokens that know their characters, and the windows that it is read through."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class Pairing:
     """How a tokenizer puts two texts into a row: [CLS] a [SEP] b [SEP], or with two [SEP] between them (RoBERTa).
 
     Attributes:
@@ -22,7 +23,7 @@ class Form:
     types: bool
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Form":
+    def of(cls, tokenizer: Any) -> "Pairing":
         """That of a fast tokenizer, whose own state is left alone."""
         from tokenizers import Tokenizer
 
@@ -45,7 +46,8 @@ class Passage:
     Attributes:
       ids: of its tokens.
       characters: of the text that each token stands for: the first and the one after the last, int32 [tokens 2]; white
-        space at either end is not among them.
+        space at either end is not among them, so of a token of white space there are none; accents that are characters
+        of their own are.
     """
 
     ids: list[int]
@@ -55,6 +57,10 @@ class Passage:
     def of(cls, text: str, encoding: Any) -> "Passage":
         characters = np.array(encoding.offsets, np.int32).reshape(-1, 2)
         for token, (start, end) in enumerate(encoding.offsets):
+            # Uncased vocabularies drop accents, and with them the characters that are nothing else.
+            while end < len(text) and unicodedata.category(text[end]) == "Mn":
+                end += 1
+                characters[token, 1] = end
             # Some tokenizers count the space before a word as the word's.
             if start < end and (text[start].isspace() or text[end - 1].isspace()):
                 own = text[start:end]
@@ -68,7 +74,8 @@ class Passage:
         Where a border lies inside a token, the whole token counts.
         """
         inner, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
-        touched = np.flatnonzero((self.characters[:, 0] < end) & (self.characters[:, 1] > inner))
+        first, last = self.characters.T
+        touched = np.flatnonzero(np.maximum(first, inner) < np.minimum(last, end))
         return (int(touched[0]), int(touched[-1])) if touched.size else None
 
     def windows(self, room: int, stride: int) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -84,11 +91,12 @@ class Passage:
         while starts[-1] + room < tokens:
             starts.append(starts[-1] + min(room, stride))
         ends = [min(start + room, tokens) for start in starts]
-        place = np.arange(tokens)[None]
-        left, right = place - np.array(starts)[:, None], np.array(ends)[:, None] - 1 - place
-        length = np.array(ends)[:, None] - np.array(starts)[:, None]
-        # As _check_is_max_context of run_squad.py; of equals, the first window.
-        context = np.minimum(left, right) + 0.01 * length
-        best = np.argmax(np.where((left >= 0) & (right >= 0), context, -np.inf), axis=0)
+        most, best = np.full(tokens, -np.inf), np.zeros(tokens, np.int32)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            place = np.arange(start, end)
+            # As _check_is_max_context of run_squad.py; of equals, the first window.
+            context = np.minimum(place - start, end - 1 - place) + 0.01 * (end - start)
+            here = place[context > most[start:end]]
+            most[here], best[here] = context[here - start], number
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
             yield start, end, best[start:end] == number

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from adapters_jax.data import arrow, tfds
 from adapters_jax.data.bad import MOST_BYTES, BadRows, not_utf8
-from adapters_jax.data.tables import Row, Table, read_delimited, read_jsonl
+from adapters_jax.data.tables import Row, Table, is_utf8, read_csv, read_jsonl, read_tsv
 from adapters_jax.errors import DataError, unknown
 
 READERS = {
-    ".csv": read_delimited,
-    ".tsv": read_delimited,
-    ".tab": read_delimited,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".tab": read_tsv,
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".parquet": arrow.read_parquet,
@@ -41,9 +41,24 @@ def open_table(where: str, bad: BadRows, role: str = "train", tfds_dir: str | Pa
       DataError: nothing there, of no known form, damaged, or no such split; under "error" a bad row.
       ConfigError: a package that reads it is missing.
     """
-    place, sharp, split = (where, "", "") if Path(where).exists() else where.partition("#")
+    try:
+        return _open(where, bad, role, Path(tfds_dir).expanduser())
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long; a home of nobody
+        raise DataError(f"{where}: expected a place that can be read, got: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _open(where: str, bad: BadRows, role: str, tfds_dir: Path) -> Table:
+    whole = Path(where).expanduser()
+    place, sharp, split = (where, "", "") if whole.exists() else where.partition("#")
+    if place in ("", PREPARED) or not is_utf8(where):
+        got = "none" if is_utf8(where) else "a name that is not UTF-8"
+        raise DataError(f"{where!r}: expected a file, a folder or {PREPARED}NAME, got {got}")
     if where.startswith(PREPARED):
-        folder = tfds.find(place.removeprefix(PREPARED), Path(tfds_dir).expanduser())
+        folder = tfds.find(place.removeprefix(PREPARED), tfds_dir)
         return tfds.read_table(folder, _split(where, split, tfds.splits(folder), role), bad)
     path = Path(place).expanduser()
     if path.is_dir() and arrow.is_saved(path):
@@ -81,21 +96,36 @@ def _split(where: str, split: str, splits: Sequence[str], role: str) -> str:
 def read_folder(folder: Path, bad: BadRows) -> Table:
     """A folder with a sub-folder of .txt files for each class, each file a text; or with .txt files and no classes.
 
+    Whatever else is there is a bad row, but for names that begin with a dot.
+
     Raises:
-      DataError: no .txt files, or a sub-folder without any.
+      DataError: no .txt files; under "error" other files, folders in those of classes, classes without .txt files.
+      OSError: a folder that cannot be read.
     """
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = {each: sorted(each.glob("*.txt")) for each in (inner or [folder])}
-    for each, found in files.items():
-        if not found:
-            raise DataError(f"{each}: expected .txt files, each a text, got none; or give a file of rows")
+    there = lambda place: sorted(path for path in place.iterdir() if not path.name.startswith("."))
+    inner = [path for path in there(folder) if path.is_dir()]
+    name_of = lambda path: path.relative_to(folder).as_posix()
+    readable = lambda path: path.suffix.lower() == ".txt" and path.is_file() and is_utf8(name_of(path))
+    found = {each: there(each) for each in inner or [folder]}
+    files = {each: [path for path in paths if readable(path)] for each, paths in found.items()}
+    if not any(files.values()):
+        raise DataError(f"{folder}: expected .txt files, each a text, got none; or give a file of rows")
+    for path in there(folder) if inner else ():
+        if path not in files:
+            bad.found(path, None, "expected nothing beside the folders of classes, got a file")
+    for each, paths in found.items():
+        for path in paths:
+            if not readable(path):
+                bad.found(path, None, f"expected a .txt file, got {'a folder' if path.is_dir() else 'another file'}")
+        if not files[each]:
+            bad.found(each, None, "expected .txt files of a class, each a text, got none")
 
     def rows(names: Sequence[str]) -> Iterator[Row]:
-        for each, found in files.items():
-            for file in found:
+        for each, paths in files.items():
+            for file in paths:
                 if (text := _text_file(file, bad)) is not None:
                     values = {"text": text} | ({"label": each.name} if inner else {})
-                    yield Row(str(file), None, values, file.relative_to(folder).as_posix())
+                    yield Row(str(file), None, values, name_of(file))
 
     return Table(folder.name, ("text", "label") if inner else ("text",), rows)
 

@@ -1,4 +1,4 @@
-"""What readers of annotated text share: lines of a file, ids of pieces of text, `Encoded` rows with more."""
+"""What readers of annotated text share: lines of a file, `Encoded` rows with more than tokens."""
 
 import abc
 import dataclasses
@@ -32,22 +32,6 @@ def read_lines(file: str | os.PathLike) -> list[str]:
     if not text.strip():
         raise DataError(f"{path}: expected text, got an empty file")
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-
-
-def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; what UTF-8 cannot say becomes a question mark.
-
-    The texts are parts of longer ones, so each is tokenised as after a blank: byte-level BPE (RoBERTa) has other pieces
-    for the first word of a text than for the same word within it. WordPiece and SentencePiece have the same.
-    """
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    clean = [text.encode(errors="replace").decode().strip() for text in texts]
-    clean = [f" {text}" if text else "" for text in clean]
-    return [encoding.ids for encoding in backend.encode_batch(clean, add_special_tokens=False)]
 
 
 def frame(tokenizer: Any, name: str, max_length: int, least: int) -> tuple[int, int]:

@@ -11,6 +11,8 @@ import numpy as np
 from adapters_jax.data.source import Source, Subset
 from adapters_jax.errors import ConfigError
 
+DEV_SHARE = 0.1
+"""Of the rows, where the user names none."""
 BANDS = 10
 """Values are stratified by tenths of their distribution."""
 

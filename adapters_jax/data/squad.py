@@ -10,7 +10,8 @@ keys ("version", "title", "plausible_answers") are passed over. A file is read w
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from adapters_jax.data.source import Features
 from adapters_jax.errors import DataError
 
 PAIR = Features(("text", "text_pair"))
+MOST_CHARACTERS = 4 * 2**20
+"""Of a context: more than Tolstoy's longest novel has. A question on such a text makes thousands of windows already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +63,9 @@ class _Unusable(Exception):
 def read_squad(file: str | Path, bad: BadRows | None = None) -> Questions:
     """The questions of a file, in its order.
 
-    A question cannot be used if a field is missing, empty or of another type, if an answer does not stand where it is
-    said to, if it has no answer and is not marked as impossible (or has some and is), or if its id was there before.
+    A question cannot be used if a field is missing, empty or of another type, if its context is longer than
+    MOST_CHARACTERS, if an answer does not stand where it is said to, if it has no answer and is not marked as
+    impossible (or has some and is), or if its id was there before.
 
     Args:
       file: UTF-8.
@@ -77,31 +81,37 @@ def read_squad(file: str | Path, bad: BadRows | None = None) -> Questions:
     if not isinstance(contents, dict) or not isinstance(contents.get("data"), list):
         raise DataError(f'{path}: expected an object with a list "data", as of SQuAD, got {_keys(contents)}')
 
-    def unusable(where: str, entry: Any, message: str) -> None:
-        name = entry.get("id") if isinstance(entry, Mapping) else None
+    passed: list[str | None] = []  # the ids so far, and None where a list of questions begins
+
+    def unusable(where: str, name: Any, message: str) -> None:
         if not isinstance(name, str):
             bad.found(path, None, f"{where}: {message}")
         else:
-            bad.found(path, _line(text, name), f"question {name!r:.80} ({where}): {message}")
+            bad.found(path, lambda: _line(text, passed), f"question {name!r:.80} ({where}): {message}")
 
     def inside(where: str, value: Any, key: str) -> Iterator[tuple[str, Any]]:
         items = value.get(key) if isinstance(value, Mapping) else None
         if not isinstance(items, list):
             unusable(where, None, f"expected an object with a list {key!r}, got {_keys(value)}")
             return
+        if key == "qas":
+            passed.append(None)
         yield from ((f"{where}.{key}[{number}]", item) for number, item in enumerate(items))
 
     questions: dict[str, Question] = {}
     for number, article in enumerate(contents["data"]):
         for within, paragraph in inside(f"data[{number}]", article, "paragraphs"):
             for where, entry in inside(within, paragraph, "qas"):
+                name = entry.get("id") if isinstance(entry, Mapping) else None
+                if isinstance(name, str):
+                    passed.append(name)
                 try:
                     question = _question(entry, paragraph.get("context"))
                     if question.id in questions:
                         raise _Unusable("expected an id of its own, got that of an earlier question")
                     questions[question.id] = question
                 except _Unusable as error:
-                    unusable(where, entry, str(error))
+                    unusable(where, name, str(error))
     if not questions:
         raise DataError(f"{path}: expected at least one question, got none that can be used; {bad.summary()}")
     return Questions(tuple(questions.values()), path.name)
@@ -139,6 +149,8 @@ def _question(entry: Any, context: Any) -> Question:
         raise _Unusable(f"expected an object with a question, got {_keys(entry)}")
     name, question = _filled("id", entry.get("id")), _filled("question", entry.get("question"))
     context = _filled("context", context)
+    if len(context) > MOST_CHARACTERS:
+        raise _Unusable(f"expected a context of at most {MOST_CHARACTERS:,} characters, got {len(context):,}")
     impossible = entry.get("is_impossible", False)
     if not isinstance(impossible, bool):
         raise _Unusable(f"expected is_impossible to be true or false, got {impossible!r:.80}")
@@ -177,8 +189,17 @@ def _keys(value: Any) -> str:
     return f"a list of {len(value)}" if isinstance(value, list) else f"{value!r:.80}"
 
 
-def _line(text: str, name: str) -> int | None:
-    """The line of a question's id; None where the id stands nowhere as it is, or more than once."""
-    spellings = {json.dumps(name), json.dumps(name, ensure_ascii=False)}
-    found = [text.find(spelling) for spelling in spellings if text.count(spelling) == 1]
-    return text.count("\n", 0, found[0]) + 1 if found else None
+_ENTRY = re.compile(r'"(?:qas"\s*:\s*\[|id"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"))')
+
+
+def _line(text: str, passed: Sequence[str | None]) -> int | None:
+    """The line of the last of these ids, each of them sought behind the one before and in its own list of questions: an
+    article may have the same id, and so may another question. None where the file spells its keys in another way."""
+    wanted = 0
+    for hit in _ENTRY.finditer(text):
+        spelling = hit[1]
+        if passed[wanted] == (None if spelling is None else json.loads(spelling)):
+            wanted += 1
+            if wanted == len(passed):
+                return text.count("\n", 0, hit.start()) + 1
+    return None

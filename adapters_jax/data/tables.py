@@ -1,15 +1,15 @@
 """Tables of the user's own, read as they stand there: CSV, TSV and JSONL; see `own` for the other forms.
 
-    table = read_delimited("train.csv", BadRows("skip"))
+    table = read_csv("train.csv", BadRows("skip"))
     for row in table.rows(("text", "label")): row.place, row.line, row.values["text"]
 
 Nothing is converted: cells of CSV are strings, values of JSONL what JSON says. What they mean is said by who asks.
 """
 
 import collections
-import csv
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from adapters_jax.errors import DataError
 
 MOST_LINES = 1000
 """Of a quoted cell. A quote that nobody closed shows after so many lines, and not at the end of the file."""
+CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n?\Z)')
+"""Of CSV: what stands within its quotes, or without any, and its end."""
+ROW = re.compile(rb'"[^",\r\n]')
+"""So a row may begin, but never a line that goes on with an open cell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Table:
     Attributes:
       name: for logs and the manifest.
       columns: their names.
-      rows: gives the rows with the named columns; a value that is not there is left out.
+      rows: gives the rows with the named columns; a value that is not there is left out. Bad rows may be found by it.
       classes: the names of classes, by column, where the values are numbers of classes and the table says which.
     """
 
@@ -61,97 +65,154 @@ def table_of(name: str, place: object, columns: Sequence[str], read: Sequence[tu
     return Table(name, tuple(columns), rows)
 
 
-def read_delimited(file: str | Path, bad: BadRows, delimiter: str | None = None) -> Table:
-    """CSV or TSV with a header, quoted as RFC 4180 says: a cell may hold line ends and doubled quotes.
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: half a surrogate pair, as JSON can name it, cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
-    A row that cannot be read is a bad row, and reading goes on with the line after its first one. Empty lines are
-    passed over.
+
+def read_csv(file: str | Path, bad: BadRows) -> Table:
+    """CSV with a header, quoted as RFC 4180 says: a quoted cell may hold commas, line ends and doubled quotes.
+
+    A row that is not so is a bad row, with all lines up to the end of its quotes; where these do not end, or open
+    within a cell, with its first line alone. Empty lines are passed over. Rows are read when they are asked for.
 
     Args:
       file: UTF-8, with or without a byte-order mark.
       bad: what to do with rows that cannot be used.
-      delimiter: between cells; if not given, a tab where the file's name ends in .tsv or .tab, else a comma.
 
     Raises:
       DataError: a file that is missing, unreadable, empty or without a header; under "error" a bad row.
     """
-    path = Path(file)
-    if delimiter is None:
-        delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
-    # The csv module's limit is the process's, not a reader's; so it is put back.
-    limit = csv.field_size_limit(MOST_BYTES)
-    try:
-        return _delimited(path, bad, delimiter)
-    finally:
-        csv.field_size_limit(limit)
+    return _with_header(Path(file), bad, _csv_records)
 
 
-def _delimited(path: Path, bad: BadRows, delimiter: str) -> Table:
+def read_tsv(file: str | Path, bad: BadRows) -> Table:
+    """Cells with tabs between them, with a header; else as `read_csv`. Nothing is quoted, as in the files of GLUE: a
+    quote is a character like others, and a cell holds no tab and no line end.
+    """
+    return _with_header(Path(file), bad, _tsv_records)
+
+
+Records = Callable[[Path, BadRows], Iterator[tuple[int, list[str]]]]
+"""(number of the first line, cells) of each row that is not empty."""
+
+
+def _with_header(path: Path, bad: BadRows, records: Records) -> Table:
     damaged = BadRows("skip")
-    number, header = next(_records(path, damaged, delimiter), (0, []))
+    first, header = next(records(path, damaged), (0, []))
     if damaged.skipped:  # whatever is done with bad rows: without the first line nobody knows what the others mean
         raise DataError(f"{damaged.messages[0]}; mend the header")
     if not header:
         raise DataError(f"{path}: expected a header with the columns' names, got no line with text")
-    for column in header:
-        if header.count(column) > 1:
-            raise DataError(f"{path}:{number}: expected each column once, got {column!r:.80} twice; rename one of them")
-    read = []
-    for line, cells in _records(path, bad, delimiter):
-        if line == number:
-            continue
-        if len(cells) != len(header):
-            names = ", ".join(header)
-            bad.found(path, line, f"expected {len(header)} columns ({names:.80}), got {len(cells)}")
-            continue
-        read.append((line, dict(zip(header, cells, strict=True))))
-    return table_of(path.name, path, header, read)
+    for column, count in collections.Counter(header).items():
+        if count > 1:
+            raise DataError(f"{path}:{first}: expected each column once, got {column!r:.80} twice; rename one of them")
+    number_of = {column: number for number, column in enumerate(header)}
+    expected = f"expected {len(header)} columns ({', '.join(header)[:80]})"
+
+    def rows(names: Sequence[str]) -> Iterator[Row]:
+        wanted = [(name, number_of[name]) for name in names if name in number_of]
+        for line, cells in records(path, bad):
+            if line == first:
+                continue
+            if len(cells) != len(header):
+                bad.found(path, line, f"{expected}, got {len(cells)}")
+                continue
+            yield Row(str(path), line, {name: cells[number] for name, number in wanted}, str(line))
+
+    return Table(path.name, tuple(header), rows)
 
 
-class _Gap(Exception):
-    """A line within a row was passed over, or the row has too many."""
+def _tsv_records(path: Path, bad: BadRows) -> Iterator[tuple[int, list[str]]]:
+    for line, text in numbered_lines(path, bad):
+        if text:
+            yield line, text.split("\t")
 
 
-def _records(path: Path, bad: BadRows, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first line, cells) of each row that is not empty."""
-    lines = raw_lines(path, bad)
-    returned: collections.deque[tuple[int, bytes]] = collections.deque()
-    while (first := returned.popleft() if returned else next(lines, None)) is not None:
-        held, wrong = [first], dict[int, str]()
+def _csv_records(path: Path, bad: BadRows) -> Iterator[tuple[int, list[str]]]:
+    lines = _Lines(raw_lines(path, bad))
+    for line, raw in lines:
+        held, text = [raw], _text(line, raw)
+        cells, rest = _cells(text)
+        if rest.startswith('"') and raw.count(b'"') % 2:  # a cell that goes on in the next line
+            following = lines.to_quote(line)
+            if following is None:
+                why = f"got a quote that is not closed: {rest[:60].rstrip()!r}"
+                bad.found(path, line, f"expected cells quoted as RFC 4180 says, {why}")
+                continue
+            held += following
+            text = _text(line, b"".join(held))
+            cells, rest = _cells(text)
+        if "\ufffd" in text and (wrong := _not_utf8(line, held)) is not None:
+            bad.found(path, *wrong)
+        elif rest:
+            several = f" in a row of {len(held)} lines" if len(held) > 1 else ""
+            bad.found(path, line, f"expected cells quoted as RFC 4180 says, got {rest[:60].rstrip()!r}{several}")
+        elif text.strip("\r\n"):
+            yield line, cells
 
-        def feed(held: list[tuple[int, bytes]] = held, wrong: dict[int, str] = wrong) -> Iterator[str]:
-            while True:
-                number, raw = held[-1]
-                try:
-                    text = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    wrong[number] = not_utf8(error)
-                    text = raw.decode("utf-8", "replace")  # quotes and line ends are where they were
-                yield text.removeprefix("\ufeff") if number == 1 else text
-                following = returned.popleft() if returned else next(lines, None)
-                if following is None:
-                    return
-                held.append(following)
-                if following[0] != number + 1 or len(held) > MOST_LINES:
-                    raise _Gap
 
+class _Lines:
+    """Numbered lines, of which one can look at the next ones."""
+
+    def __init__(self, lines: Iterator[tuple[int, bytes]]) -> None:
+        self._lines = lines
+        self._seen = collections.deque[tuple[int, bytes]]()
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        return self
+
+    def __next__(self) -> tuple[int, bytes]:
+        return self._seen.popleft() if self._seen else next(self._lines)
+
+    def to_quote(self, line: int) -> list[bytes] | None:
+        """The lines after the given one up to that which closes its open quote; None, and they come again, where none
+        does.
+        """
+        taken, size = list[tuple[int, bytes]](), 0
+        for number, raw in self:
+            taken.append((number, raw))
+            size += len(raw)
+            if number != line + len(taken) or len(taken) >= MOST_LINES or size > MOST_BYTES or ROW.match(raw):
+                break
+            if raw.count(b'"') % 2:
+                return [raw for _, raw in taken]
+        self._seen.extendleft(reversed(taken))
+        return None
+
+
+def _text(line: int, raw: bytes) -> str:
+    """Bytes that are no UTF-8 are replaced: quotes and line ends are where they were."""
+    return raw.decode("utf-8", "replace").removeprefix("\ufeff" if line == 1 else "")
+
+
+def _not_utf8(line: int, held: Sequence[bytes]) -> tuple[int, str] | None:
+    for number, raw in enumerate(held, line):
         try:
-            cells = next(csv.reader(feed(), delimiter=delimiter, strict=True), [])
-        except (csv.Error, _Gap) as error:
-            why = "a quote that is not closed" if isinstance(error, _Gap) else str(error)
-            bad.found(path, first[0], f"expected cells quoted as RFC 4180 says, got {why}: {_shown(first[1])}")
-            returned.extendleft(reversed(held[1:]))
-            continue
-        for number, message in wrong.items():
-            bad.found(path, number, message)
-            break
-        else:
-            if cells:
-                yield first[0], cells
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return number, not_utf8(error)
+    return None
 
 
-def _shown(raw: bytes) -> str:
-    return repr(raw[:60].decode("utf-8", "replace").rstrip("\r\n"))
+def _cells(text: str) -> tuple[list[str], str]:
+    """The cells of a row, and what follows those that can be read: nothing, in a sound row."""
+    if '"' not in text:
+        text = text.removesuffix("\n").removesuffix("\r")
+        if "\r" not in text:
+            return text.split(","), ""
+    cells, at = list[str](), 0
+    while (match := CELL.match(text, at)) is not None:
+        quoted, plain, end = match.groups()
+        cells.append(plain if quoted is None else quoted.replace('""', '"'))
+        at = match.end()
+        if end != ",":
+            return cells, ""
+    return cells, text[at:]
 
 
 def read_jsonl(file: str | Path, bad: BadRows) -> Table:
@@ -173,6 +234,9 @@ def read_jsonl(file: str | Path, bad: BadRows) -> Table:
             continue
         if not isinstance(values, dict):
             bad.found(path, line, f"expected a JSON object, got {text!r:.60}")
+            continue
+        if not values.keys() <= columns.keys() and not all(map(is_utf8, values)):
+            bad.found(path, line, f"expected names of columns in UTF-8, got {', '.join(values)!r:.60}")
             continue
         columns.update(dict.fromkeys(values))
         read.append((line, values))

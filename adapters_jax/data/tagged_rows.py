@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from adapters_jax.bert.heads.tokens import NO_TAG, UNKNOWN
-from adapters_jax.data.rows import AnnotatedRows, encoded_ids, frame, pieces
+from adapters_jax.bert.pieces import pieces
+from adapters_jax.data.rows import AnnotatedRows, encoded_ids, frame
 from adapters_jax.data.source import Source
 from adapters_jax.data.tagged import NO_TYPE, are_spans
 from adapters_jax.errors import ConfigError, DataError, unknown

@@ -142,10 +142,12 @@ def _plain(value: Any) -> Any:
 def _open(folder: Path, split: str) -> tuple[Any, Any]:
     """The description of a prepared set's columns, the rows of one split."""
     if not readable(folder):
-        form = _info(folder).get("fileFormat", "unknown")
+        info = _info(folder)
+        form = info.get("fileFormat", "unknown")
+        name = "/".join(str(info[key]) for key in ("name", "configName") if info.get(key)) or "NAME"
         raise DataError(
             f"{folder}: expected a set prepared as {READABLE}, got {form}; prepare it again with "
-            f"`tfds build glue --file_format={READABLE}`"
+            f"`tfds build {name} --file_format={READABLE}`"
         )
     from tensorflow_datasets import builder_from_directory
 

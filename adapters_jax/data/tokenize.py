@@ -74,6 +74,14 @@ class Scored(Protocol):
         """The named metrics as fractions, from what the head keeps of every row [n c] (`Head.answers`)."""
 
 
+@runtime_checkable
+class Decoding(Protocol):
+    """`Rows` that say what answers mean, where a text has several rows or its words are needed."""
+
+    def decode(self, head: Any, answers: np.ndarray) -> list[dict[str, Any]]:
+        """What a user reads, a dict per text."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
     """The tokens of n rows.

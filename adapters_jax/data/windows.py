@@ -10,23 +10,27 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adapters_jax.bert.heads.question_answering import INSIDE, LOWEST, OUTSIDE, START
-from adapters_jax.data.passages import Form
+from adapters_jax.data.passages import Pairing
 from adapters_jax.data.rows import AnnotatedRows, encoded_ids, frame
 from adapters_jax.data.source import Source
-from adapters_jax.data.squad import Question, Questions
-from adapters_jax.errors import ConfigError, DataError
+from adapters_jax.data.squad import MOST_CHARACTERS, Question, Questions
+from adapters_jax.errors import ConfigError, DataError, unknown
 from adapters_jax.metrics import answers as rules
 
 LEAST = 3
 """Between [CLS] and the last [SEP] of the shortest row: a token of the question, [SEP], one of the text."""
+MAX_QUESTION = 64
+"""Tokens of a question, where nothing else is said."""
 METRICS = ("f1", "exact_match", "f1_answered", "exact_answered", "exact_unanswerable")
-"""The last three where some questions have no answer: over those that have one, and over those that have none."""
+"""The last three, where some questions have no answer: over those that have one, and over those that have none. Where
+there are no such questions, scores are without them."""
 
 
 class Span(NamedTuple):
@@ -60,7 +64,8 @@ class WindowRows(AnnotatedRows):
       asked: which question a window is of, ascending, int32 [n].
       answer: first and last token of the answer in each window, 0 for none; int32 [n 2]; None: no answers are known.
       questions: all of them.
-      threshold: odds above which a question is left without an answer; None: none is.
+      threshold: odds above which a question is left without an answer; math.inf: none ever is; None: none is, and to
+        score these questions the threshold is tuned on them, as on a dev set.
     """
 
     context: np.ndarray
@@ -122,18 +127,18 @@ class WindowRows(AnnotatedRows):
             found.append(Merged(ranked[:most], float(answers[left:right, -1].min())))
         return found
 
-    def tune(self, answers: np.ndarray) -> float | None:
-        """The threshold with the best F1 on these questions; None where all of them have an answer."""
+    def tune(self, answers: np.ndarray) -> float:
+        """The threshold with the best F1 on these questions; math.inf where all of them have an answer."""
         if not self.impossible:
-            return None
+            return math.inf
         odds = self.odds(answers)
-        threshold, best = rules.best_threshold(self.with_threshold(None).texts(answers), odds, self.true)
+        threshold, best = rules.best_threshold(self.with_threshold(math.inf).texts(answers), odds, self.true)
         if best == sum(not true for true in self.true.values()) / len(self.true):
             # Best is to answer nothing. The official script says 0 then, which is below all of its probabilities only.
             return min(odds.values()) - 1.0
         return threshold
 
-    def with_threshold(self, threshold: float | None) -> "WindowRows":
+    def with_threshold(self, threshold: float) -> "WindowRows":
         """The same rows, judged by another threshold."""
         return dataclasses.replace(self, threshold=threshold)
 
@@ -181,11 +186,15 @@ class WindowRows(AnnotatedRows):
         return said
 
     def score(self, names: Sequence[str], answers: np.ndarray) -> dict[str, float]:
-        """See `METRICS`; without a threshold, that which is best on these questions is applied.
+        """See `METRICS`; where the threshold is None, that which is best on these questions is applied.
 
         Raises:
+          ConfigError: an unknown name.
           DataError: metrics of questions whose answers are not known.
         """
+        for name in names:
+            if name not in self.metrics:
+                raise ConfigError(unknown("metric", name, self.metrics))
         if not names:
             return {}
         if self.answer is None:
@@ -218,7 +227,7 @@ def encode_windows(
     max_length: int,
     *,
     doc_stride: int = 128,
-    max_question_length: int = 64,
+    max_question_length: int = MAX_QUESTION,
     known: bool = True,
     threshold: float | None = None,
 ) -> WindowRows:
@@ -240,38 +249,41 @@ def encode_windows(
     cls, sep = frame(tokenizer, source.name, max_length, LEAST)
     if doc_stride < 1:
         raise ConfigError(f"doc_stride: expected at least 1 token, got {doc_stride}")
-    form = Form.of(tokenizer)
-    if not 1 <= max_question_length <= max_length - form.special - 1:
+    pairing = Pairing.of(tokenizer)
+    if not 1 <= max_question_length <= max_length - pairing.special - 1:
         raise ConfigError(
-            f"max_question_length: expected 1 to {max_length - form.special - 1}, so that windows of {max_length} "
+            f"max_question_length: expected 1 to {max_length - pairing.special - 1}, so that windows of {max_length} "
             f"tokens hold a part of the context, got {max_question_length}"
         )
     questions = tuple(source[number]["asked"] for number in range(len(source)))
     if not questions:
         raise DataError(f"{source.name}: expected at least one question, got none")
     texts = list(dict.fromkeys(question.context for question in questions))
-    contexts = dict(zip(texts, form.encoded(texts), strict=True))
-    asking = form.encoded([question.question for question in questions])
+    contexts = dict(zip(texts, pairing.encoded(texts), strict=True))
+    asking = pairing.encoded([question.question for question in questions])
+    # Questions on a context that are of one length share its windows.
+    windows = functools.cache(lambda context, room: list(context.windows(room, doc_stride)))
     made, places, asked, labels, cut = [], [], [], [], 0
     for number, (question, words) in enumerate(zip(questions, asking, strict=True)):
         cut += len(words.ids) > max_question_length
-        opening = [cls, *words.ids[:max_question_length], *[sep] * (form.special - 2)]
+        opening = [cls, *words.ids[:max_question_length], *[sep] * (pairing.special - 2)]
         context = contexts[question.context]
         answer = context.tokens_of(*question.answers[0]) if known and question.answers else None
-        for start, end, starts in context.windows(max_length - len(opening) - 1, doc_stride):
+        for start, end, starts in windows(context, max_length - len(opening) - 1):
             made.append([*opening, *context.ids[start:end], sep])
             places.append((len(opening), context.characters[start:end], starts))
             asked.append(number)
             whole = answer is not None and start <= answer[0] and answer[1] < end
             labels.append([place - start + len(opening) for place in answer] if whole and answer else [0, 0])
     encoded = encoded_ids(made, None, cut, max_length, tokenizer.pad_token_id or 0, source.name)
-    if form.types:  # the second text's tokens have type 1
+    if pairing.types:  # the second text's tokens have type 1
         encoded = dataclasses.replace(encoded, second=np.array([before for before, _, _ in places], np.int32))
     kinds, characters = np.zeros(len(encoded.ids), np.int8), np.zeros((len(encoded.ids), 2), np.int32)
     kinds[encoded.offsets[:-1]] = INSIDE
     for row, (before, own, starts) in zip(encoded.offsets[:-1], places, strict=True):
         here = slice(row + before, row + before + len(own))
-        kinds[here] = np.where(starts, START, INSIDE)
+        # A token of white space is in an answer only where words around it are.
+        kinds[here] = np.where(own[:, 0] < own[:, 1], np.where(starts, START, INSIDE), OUTSIDE)
         characters[here] = own
     return WindowRows(
         encoded,
@@ -290,14 +302,14 @@ def encode_questions(
     max_length: int,
     *,
     doc_stride: int = 128,
-    max_question_length: int = 64,
-    threshold: float | None = None,
+    max_question_length: int = MAX_QUESTION,
+    threshold: float = math.inf,
 ) -> WindowRows:
     """Windows of (question, context) whose answers are not known; options as of `encode_windows`.
 
     Raises:
       ConfigError: as of `encode_windows`.
-      DataError: no pairs, or one that is not of two texts that say something.
+      DataError: no pairs, or one that is not of two texts that say something, the context in MOST_CHARACTERS.
     """
     questions = []
     for number, pair in enumerate(pairs):
@@ -306,6 +318,10 @@ def encode_questions(
         for what, part in zip(("question", "context"), pair, strict=True):
             if not part.strip():
                 raise DataError(f"question {number}: expected a {what}, got an empty text")
+        if len(pair[1]) > MOST_CHARACTERS:
+            raise DataError(
+                f"question {number}: expected a context of at most {MOST_CHARACTERS:,} characters, got {len(pair[1]):,}"
+            )
         questions.append(Question(str(number), *pair))
     source = Questions(tuple(questions), "questions")
     return encode_windows(

@@ -71,7 +71,7 @@ def save_hf(folder: str | Path, model: Model, params: Tree, backbone: Any) -> No
     tokenizer = [name for name in TOKENIZER if source is not None and (source / name).is_file()]
     folders.refuse_others(where, tokenizer, TOKENIZER)
     _, folded = model.fold(params)
-    written = _released(head, folded)
+    written = _released(model, folded)
     tensors.refuse_not_finite(where / WEIGHTS, written)
     folders.write(where, {WEIGHTS: written, CONFIG: config})
     for name in tokenizer:
@@ -82,9 +82,9 @@ def save_hf(folder: str | Path, model: Model, params: Tree, backbone: Any) -> No
             raise AdapterError(f"{where}: cannot be written: {manifest.why(error)}") from error
 
 
-def _released(head: Head, folded: Tree) -> dict[str, np.ndarray]:
+def _released(model: Model, folded: Tree) -> dict[str, np.ndarray]:
     """Name in released files -> tensor."""
-    backbone, own = folded["backbone"], folded["head"]
+    head, backbone, own = model.head, folded["backbone"], folded["head"]
     if isinstance(head, TokenClassification):
         backbone = {part: tree for part, tree in backbone.items() if part != "pooler"}
     elif "pooler" in own:
@@ -92,7 +92,8 @@ def _released(head: Head, folded: Tree) -> dict[str, np.ndarray]:
     elif "pooler" not in backbone:
         raise ConfigError("head none: expected a backbone with a pooler, which BertModel has; keep the native folder")
     prefix = "" if isinstance(head, NoHead) else "bert."
-    written = {f"{prefix}{name}": np.asarray(leaf, np.float32) for name, leaf in released_weights(backbone).items()}
+    released = released_weights(backbone, model.config)
+    written = {f"{prefix}{name}": np.asarray(leaf, np.float32) for name, leaf in released.items()}
     if isinstance(head, NoHead):
         return written
     kernel, bias = (np.asarray(own["classifier"][kind], np.float32) for kind in ("kernel", "bias"))

@@ -154,6 +154,11 @@ class Method(abc.ABC):
         """What masked-LM heads apply between their transform and the decoder, to undo what stands at the embeddings."""
         return x
 
+    @property
+    def inverts(self) -> bool:
+        """Whether `invert` does anything: on x as wide as the model, and no other."""
+        return False
+
     def penalty(self, adapters: Tree) -> Float[Array, ""]:
         """Added to the loss of the same step."""
         return jnp.zeros(())

@@ -214,15 +214,13 @@ class BottleneckMethod(Method, abc.ABC):
         adapter = Bottleneck(width, str(self.activation), down, up, self.dropout, self.inner_norm, self.inner_layers)
         return outer | {slot: self.merge(slot, adapter.copy()) for slot in self.slots}
 
+    @property
+    def inverts(self) -> bool:
+        return self.invertible
+
     def invert(self, adapters: Tree, x: Hidden) -> Hidden:
         if not self.invertible:
             return x
-        width = 2 * adapters["embed"]["f"]["up"]["bias"].shape[-1]
-        if x.shape[-1] != width:
-            raise ConfigError(
-                f"method.invertible: expected false, or a head as wide as the model, {width}; a masked-LM head on this "
-                f"backbone is {x.shape[-1]} wide, as its embeddings are"
-            )
         coupling = invertible.Coupling(str(self.activation), self.invertible_factor)
         return coupling.apply({"params": adapters["embed"]}, x, method="inverse")
 

@@ -241,6 +241,10 @@ class Composed(Method, abc.ABC):
             x = part.invert(adapters.get(name, {}), x)
         return x
 
+    @property
+    def inverts(self) -> bool:
+        return any(part.inverts for part in self.components())
+
     def penalty(self, adapters: Tree) -> Float[Array, ""]:
         return sum(
             (part.penalty(adapters.get(name, {})) for name, part in self.by_name.items()), super().penalty(adapters)

@@ -75,6 +75,10 @@ class Wrapper(Method, abc.ABC):
     def invert(self, adapters: Tree, x: Hidden) -> Hidden:
         return self.of.invert(adapters, x)
 
+    @property
+    def inverts(self) -> bool:
+        return self.of.inverts
+
     def penalty(self, adapters: Tree) -> Float[Any, ""]:
         return self.of.penalty(adapters)
 

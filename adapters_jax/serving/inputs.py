@@ -33,6 +33,8 @@ class Form:
       plain: whether a line of text, with tabs between its parts, says it too.
       options: what else `encode` can be told.
       max_length: tokens of a row where nothing else is said.
+      check: raises DataError for an input that says nothing.
+      cut: what `Rows.truncated` counts.
     """
 
     encode: Callable[..., Rows]
@@ -42,9 +44,11 @@ class Form:
     plain: bool = True
     options: tuple[str, ...] = ()
     max_length: int = 128
+    check: Callable[[Any], object] = lambda asked: None
+    cut: str = "texts that were longer than {max_length} tokens"
 
-    def of_json(self, line: str) -> Any:
-        """The input of a line of JSON.
+    def of_json(self, line: str) -> tuple[Any, Any]:
+        """(the input of a line of JSON, its "id" or None).
 
         Raises:
           DataError: no JSON, or no such object.
@@ -56,13 +60,15 @@ class Form:
             raise DataError(f"expected JSON such as {shown}, got {line[:80]!r} ({error})") from None
         if not isinstance(row, dict):
             raise DataError(f"expected an object such as {shown}, got {line[:80]!r}")
-        if self.instead is not None and self.instead in row:
-            return _checked(self.instead, row[self.instead])
+        if self.instead is not None and row.get(self.instead) is not None:
+            return _checked(self.instead, row[self.instead]), row.get("id")
         found = [key for key in self.keys if row.get(key) is not None]
         if len(found) < self.needed or any(key not in found for key in self.keys[: self.needed]):
             raise DataError(f"expected an object such as {shown}, got one with {', '.join(row) or 'nothing in it'}")
         parts = [_checked(key, row[key]) for key in found]
-        return parts[0] if len(parts) == 1 else tuple(parts)
+        asked = parts[0] if len(parts) == 1 else tuple(parts)
+        self.check(asked)
+        return asked, row.get("id")
 
     def of_text(self, line: str) -> Any:
         """The input of a line of text, its parts between tabs.
@@ -77,7 +83,9 @@ class Form:
             told = "a text" if self.needed == 1 else f"a {self.keys[0]}, a tab and a {self.keys[1]}"
             more = ", or two with a tab between them" if len(self.keys) > self.needed else ""
             raise DataError(f"expected {told}{more}, got {line[:80]!r}")
-        return parts[0] if len(parts) == 1 else parts
+        asked = parts[0] if len(parts) == 1 else parts
+        self.check(asked)
+        return asked
 
 
 LISTS = ("words", "choices")
@@ -108,22 +116,40 @@ def _choices(items: Sequence[Any], tokenizer: Any, max_length: int) -> Rows:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"text {n}: expected a text and its choices, got {item!r:.80}")
         try:
-            found = check({"text": item[0], "choices": item[1]}, "choice", labelled=False)
+            rows.append(_chosen(item) | {"id": str(n)})
         except DataError as error:
             raise DataError(f"text {n}: {error}") from None
-        rows.append(found | {"id": str(n)})
     return encode_choices(ChoiceSource(tuple(rows), "texts"), tokenizer, max_length, "choice")
 
 
+def _chosen(item: Any) -> dict[str, Any]:
+    return check({"text": item[0], "choices": item[1]}, "choice", labelled=False)
+
+
+def _filled(asked: Any) -> None:
+    for what, part in zip(("question", "context"), asked, strict=True):
+        if not part.strip():
+            raise DataError(f"expected a {what}, got an empty text")
+
+
 TEXTS = Form(_texts, ("text", "text_pair"), 1)
-CHOICES = Form(_choices, ("text", "choices"), 2, plain=False)
-WINDOWS = ("doc_stride", "max_question_length", "threshold")
+CHOICES = Form(_choices, ("text", "choices"), 2, plain=False, check=_chosen)
+TAGS = Form(encode_texts, ("text",), 1, instead="words", cut="words that were longer than a row of {max_length} tokens")
+QUESTIONS = Form(
+    encode_questions,
+    ("question", "context"),
+    2,
+    options=("doc_stride", "max_question_length", "threshold"),
+    max_length=384,
+    check=_filled,
+    cut="questions that were longer than {max_question_length} tokens",
+)
 FORMS: Mapping[str, Form] = {
     "classification": TEXTS,
     "regression": TEXTS,
     "multilabel": TEXTS,
-    "token_classification": Form(encode_texts, ("text",), 1, instead="words"),
-    "question_answering": Form(encode_questions, ("question", "context"), 2, options=WINDOWS, max_length=384),
+    "token_classification": TAGS,
+    "question_answering": QUESTIONS,
     "multiple_choice": CHOICES,
     "ranking": CHOICES,
 }
@@ -133,14 +159,15 @@ def form_of(head: Any) -> Form:
     """How a head is asked; several at once (`serving.shared`) read texts.
 
     Raises:
-      ConfigError: a head that has no answer to a text alone (masked_lm, relation).
+      ConfigError: a head that has no answer to a text alone (masked_lm, relation, dependency, none).
     """
     name = getattr(head, "name", None)
     if name is None:
         return TEXTS
     if name not in FORMS:
+        further = "; continue this adapter on a task first: python -m train.glue --init-adapter=FOLDER"
         raise ConfigError(
-            f"head {name}: expected one that answers texts ({', '.join(FORMS)}); continue this adapter on a task "
-            "first: python -m train.glue --init-adapter=FOLDER"
+            f"head {name}: expected one that answers texts ({', '.join(FORMS)})"
+            f"{further if name == 'masked_lm' else ', got one that is scored in its training job alone'}"
         )
     return FORMS[name]

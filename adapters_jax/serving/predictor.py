@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters_jax.data.tokenize import Rows
+from adapters_jax.data.tokenize import Decoding, Rows
 from adapters_jax.errors import ConfigError, DataError, unknown
 from adapters_jax.serving.inputs import form_of
 from adapters_jax.training.evaluate import evaluate
@@ -66,7 +66,7 @@ class Predictor:
         self.max_length = max_length
         self.batch_size = batch_size
         self.truncated = 0
-        """How many texts were cut so far."""
+        """How many were cut so far: of what, `Form.cut` says."""
 
     def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """What the head says of each text.
@@ -82,9 +82,9 @@ class Predictor:
             return []
         rows = self._encoded(texts)
         answers = self._answers(rows)
-        said: list[dict[str, Any]] = (
-            rows.decode(self.model.head, answers) if hasattr(rows, "decode") else self.model.head.decode(answers)
-        )
+        if isinstance(rows, Decoding):
+            return rows.decode(self.model.head, answers)
+        said: list[dict[str, Any]] = self.model.head.decode(answers)
         return said
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:

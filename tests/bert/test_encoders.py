@@ -1,5 +1,7 @@
 """RoBERTa, XLM-R, DistilBERT, ELECTRA and multilingual BERT against transformers, from files that it wrote."""
 
+import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,13 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 import adapters_jax as aj
 from adapters_jax import testing, trees
-from adapters_jax.bert import convert, weights
+from adapters_jax.bert import convert, encoder, weights
 from adapters_jax.bert.backbone import weight_files
-from adapters_jax.data.rows import pieces
+from adapters_jax.bert.pieces import pieces
 from adapters_jax.data.source import Features, ListSource
 from adapters_jax.data.text import pack
 from adapters_jax.data.tokenize import encode
 from adapters_jax.errors import BackboneError, ConfigError
+from adapters_jax.slots import Context, Slots
 from parity.encoders_texts import FAMILIES, PAIRS, TEXTS
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
@@ -157,6 +160,27 @@ def test_words_of_a_text_are_tokenised_as_within_it(folder: Path, family: str):
 
 
 @EVERY
+def test_a_tokenizer_of_another_kind_is_refused(folder: Path, family: str, tmp_path: Path):
+    """transformers makes one of five special tokens of it, or of as many as there are words in no file."""
+    files = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json")
+    foreign = "vocab.txt" if family in ("roberta", "xlm-roberta") else "vocab.json"
+    own = {"roberta": "vocab.json and merges.txt", "xlm-roberta": "sentencepiece.bpe.model"}.get(family, "vocab.txt")
+    copy = Path(shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns(*files)))
+    other = folder.parent / ("electra" if foreign == "vocab.txt" else "roberta")
+    shutil.copy(other / foreign, copy)
+    with pytest.raises(BackboneError, match=f"expected tokenizer.json, or {own}, which .* reads, found {foreign}"):
+        _ = aj.load_backbone(str(copy)).tokenizer
+
+
+@EVERY
+def test_a_prompt_starts_from_words_as_they_are_within_a_text(folder: Path, family: str):
+    backbone = aj.load_backbone(str(folder))
+    within = backbone.tokenizer.encode("the good", add_special_tokens=False)[-1:]
+    assert backbone.tokenize("good") == within
+    assert aj.Prompt(length=2, init="labels").prepare(backbone.tokenize, ("good",)).init_tokens == (str(within[0]),)
+
+
+@EVERY
 def test_rows_of_masked_training(folder: Path, family: str):
     backbone = aj.load_backbone(str(folder))
     tokenizer = backbone.tokenizer
@@ -177,7 +201,10 @@ def test_a_roberta_pooler_is_left_to_the_heads(golden: Path, tmp_path: Path):
     pooler = {"roberta.pooler.dense.weight": np.zeros((32, 32)), "roberta.pooler.dense.bias": np.zeros(32)}
     tensors = load_file(copy / "model.safetensors")
     save_file(tensors | {name: x.astype(np.float16) for name, x in pooler.items()}, copy / "model.safetensors")
-    ours, theirs = aj.load_backbone(str(copy)), aj.load_backbone(str(plain))
+    with pytest.warns(UserWarning, match="passed over roberta.pooler.dense.bias, roberta.pooler.dense.weight:") as told:
+        ours = aj.load_backbone(str(copy))
+    assert len(told) == 1
+    theirs = aj.load_backbone(str(plain))
     assert not ours.has_pooler and ours.fingerprint == theirs.fingerprint
 
 
@@ -213,7 +240,13 @@ def test_berts_fingerprint_and_manifest_are_what_they_were():
         ({"model_type": ["bert"]}, "model_type must be"),
         ({"model_type": "distilbert", "dim": "wide"}, "hidden_size must be of type int, got 'wide'"),
         ({"model_type": "electra", "embedding_size": 0}, "embedding_size must be a positive integer, got 0"),
-        ({"model_type": "roberta", "pad_token_id": 600}, "position_offset must be from 0 to 511, got 601"),
+        ({"model_type": "roberta", "pad_token_id": 600}, r"\(pad_token_id \+ 1\) must be from 0 to 511, got 601"),
+        *(
+            ({"model_type": "roberta", "pad_token_id": pad}, "pad_token_id must be an integer of at least 0, got")
+            for pad in ("1", 1.0, True, None, -1)
+        ),
+        ({"model_type": "roberta", "pad_token_id": 1, "position_offset": 3}, r"is pad_token_id \+ 1, got 3 and 1"),
+        ({"model_type": "distilbert", "dim": 32, "hidden_size": 64}, "dim and hidden_size are one, got 32 and 64"),
         ({"model_type": "roberta", "type_vocab_size": 0}, "type_vocab_size must be a positive integer"),
         ({"model_type": "roberta", "position_embedding_type": "relative_key"}, "not supported"),
     ],
@@ -221,6 +254,45 @@ def test_berts_fingerprint_and_manifest_are_what_they_were():
 def test_configs_that_are_refused(fields: dict, match: str):
     with pytest.raises(BackboneError, match=match):
         aj.BertConfig.from_dict(fields)
+
+
+def test_a_config_is_what_its_dict_says():
+    configs = [aj.BertConfig.tiny(model_type=family) for family in ("bert", "distilbert", "electra")]
+    configs += [aj.BertConfig.family("electra", embedding_size=size) for size in (64, 768, None)]
+    configs += [aj.BertConfig.family(family) for family in ("roberta", "xlm-roberta", "distilbert")]
+    for config in configs:
+        assert aj.BertConfig.from_dict(config.to_dict()) == config
+    assert not configs[4].projects
+    assert aj.BertConfig.from_dict({"model_type": "distilbert", "dim": 32, "hidden_size": 32, "n_heads": 4}) == (
+        aj.BertConfig.family("distilbert", hidden_size=32, num_attention_heads=4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"model_type": "distilbert", "type_vocab_size": 2}, "type_vocab_size is 0 in every distilbert, got 2"),
+        ({"model_type": "distilbert", "layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-12 in every distilbert"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields: dict, match: str):
+    with pytest.raises(BackboneError, match=match):
+        aj.BertConfig.tiny(**fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("model_type", [], r"model_type must be 'bert', .*, got \[\]"),
+        ("position_offset", "2", "position_offset must be of type int, got '2'"),
+        ("hidden_size", True, "hidden_size must be of type int, got True"),
+    ],
+)
+def test_types_are_checked_without_the_checker_of_the_tests(field: str, value: object, match: str):
+    config = copy.copy(aj.BertConfig.tiny(model_type="roberta"))
+    object.__setattr__(config, field, value)
+    with pytest.raises(BackboneError, match=match):
+        config.__post_init__()
 
 
 def test_fields_are_refused_where_the_family_has_none():
@@ -238,12 +310,29 @@ def test_only_distilbert_has_no_dropout_after_attention():
     assert aj.BertConfig.family("distilbert").attn_out_dropout_prob == 0.0
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("site", ["attn_dropout", "ffn_dropout"])
+def test_a_layer_drops_out_where_its_family_does(family: str, site: str):
+    """One place at a time: a key for it alone."""
+    config = aj.BertConfig.tiny(model_type=family, hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.0)
+    backbone = weights.initialise(jax.random.key(0), config, pooler=False)
+    first = jax.tree.map(lambda leaf: leaf[0], backbone["encoder"])
+    h, mask = jax.random.normal(jax.random.key(1), (2, 5, 16)), jnp.ones((2, 5), bool)
+    ctx = Context(jnp.ones((2, 5), jnp.int32), mask, h, 0)
+    run = lambda keys: encoder.layer(first, config, h, mask, Slots({}, {}, keys, ctx))
+    moved = float(abs(run({site: jax.random.key(2)}) - run({})).max())
+    assert moved == 0 if (family, site) == ("distilbert", "attn_dropout") else moved > 1e-3
+
+
 def test_couplings_have_no_inverse_where_the_masked_lm_head_is_narrower(golden: Path):
     backbone = aj.load_backbone(str(golden / "encoders" / "electra"))
-    model = aj.Model(backbone.config, aj.Pfeiffer(bottleneck=4, invertible=True), aj.MaskedLM.of(backbone))
-    params = model.init(jax.random.key(0), backbone.params)
-    with pytest.raises(ConfigError, match="as wide as the model, 32; a masked-LM head on this backbone is 16 wide"):
-        model.apply(params, testing.fake_batch(backbone.config))
+    head, coupled = aj.MaskedLM.of(backbone), aj.Pfeiffer(bottleneck=4, invertible=True)
+    for method in (coupled, aj.Frozen(coupled), aj.Stack((aj.Frozen(coupled), aj.Pfeiffer(bottleneck=4)))):
+        with pytest.raises(ConfigError, match="as wide as the model, 32; a masked_lm head on this backbone is 16 wide"):
+            aj.Model(backbone.config, method, head)
+        aj.Model(backbone.config, method, aj.Classification(num_labels=2))
+        aj.Model(dataclasses.replace(backbone.config, embedding_size=None), method, head)
+    aj.Model(backbone.config, aj.Pfeiffer(bottleneck=4), head)
 
 
 @EVERY

@@ -32,8 +32,10 @@ def written(path: Path, *rows: object) -> Path:
 def test_rows_as_they_are_read(tmp_path: Path):
     source = read_choices(written(tmp_path / "a.jsonl", GOOD, "", GOOD | {"id": 7, "more": None, "label": 0}), "choice")
     assert isinstance(source, Source)
-    assert [row["id"] for row in map(source.__getitem__, range(len(source)))] == ["0", "7"]
-    assert source[0] == {"text": "the cat is", "choices": ("good", "a very bad dog", "not"), "label": 1, "id": "0"}
+    assert [row["id"] for row in map(source.__getitem__, range(len(source)))] == ["line 1", "7"]
+    assert source[0] == {"text": "the cat is", "choices": ("good", "a very bad dog", "not"), "label": 1, "id": "line 1"}
+    unnamed = read_choices(written(tmp_path / "c.jsonl", "", GOOD, GOOD), "choice")
+    assert [unnamed[n]["id"] for n in range(2)] == ["2", "3"]
     graded = read_choices(written(tmp_path / "b.jsonl", GOOD | {"label": [0, 2, 0.5]}, GOOD), "ranking")
     assert [graded[n]["label"] for n in range(2)] == [(0.0, 2.0, 0.5), (0.0, 1.0, 0.0)]
 
@@ -49,7 +51,8 @@ BAD = {
     "label too high": (GOOD | {"label": 3}, "the number of a choice, 0 to 2, got 3"),
     "label a truth value": (GOOD | {"label": True}, "the number of a choice"),
     "label a name": (GOOD | {"label": "good"}, "the number of a choice"),
-    "an id again": (GOOD | {"id": "0"}, "expected ids that differ"),
+    "an id again": (GOOD | {"id": "a"}, "expected ids that differ, got 'a' again (line 1)"),
+    "an id that is no text": (GOOD | {"id": "\ud800"}, 'expected "id" to be a text that UTF-8 can hold'),
     "an integer without end": ('{"text": "a", "choices": ["a", "b"], "label": ' + "1" * 5000 + "}", "expected JSON"),
     "too long": ('{"text": "' + "a" * MOST_BYTES + '"}', "expected a line of at most"),
 }
@@ -58,7 +61,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_rows_are_named_or_skipped(name: str, tmp_path: Path):
     row, message = BAD[name]
-    file = written(tmp_path / "a.jsonl", GOOD, row, GOOD)
+    file = written(tmp_path / "a.jsonl", GOOD | {"id": "a"}, row, GOOD)
     with pytest.raises(DataError) as caught:
         read_choices(file, "choice")
     assert message in str(caught.value) and f"{file}:2: " in str(caught.value)
@@ -68,10 +71,18 @@ def test_bad_rows_are_named_or_skipped(name: str, tmp_path: Path):
     assert bad.skipped == 1 and message in bad.summary() and f"{file}:2: " in bad.summary()
 
 
-@pytest.mark.parametrize("label", [[1, 2], [1, 2, -1], [1, 2, float("nan")], [1, 2, "3"], "x"])
+@pytest.mark.parametrize(
+    "label", [[1, 2], [1, 2, -1], [1, 2, float("nan")], [1, 2, "3"], "x", [1, 2, 1e39], [1, 2, 10**400]]
+)
 def test_relevances_are_a_number_for_each_choice(label: object):
     with pytest.raises(DataError, match='expected "label" to be'):
         check(GOOD | {"label": label}, "ranking", labelled=True)
+
+
+def test_orders_in_which_nothing_is_relevant(tmp_path: Path):
+    rows = written(tmp_path / "a.jsonl", GOOD | {"label": [0, 0, 0]})
+    with pytest.raises(DataError, match=r"a\.jsonl: expected a row in which some choice is relevant"):
+        read_choices(rows, "ranking")
 
 
 def test_encoding_that_is_none(tmp_path: Path):

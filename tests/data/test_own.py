@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from adapters_jax.data import labels, overview, tfds
-from adapters_jax.data.bad import BadRows
+from adapters_jax.data import labels, overview, own, tfds
+from adapters_jax.data.bad import KEPT, BadRows
 from adapters_jax.data.columns import Columns
 from adapters_jax.data.own import Form, read_own
 from adapters_jax.data.places import open_table
-from adapters_jax.data.source import as_source
+from adapters_jax.data.source import Features, as_source
 from adapters_jax.data.tables import table_of
 from adapters_jax.errors import ConfigError, DataError
 
@@ -89,7 +89,7 @@ def test_columns_that_cannot_be_guessed_are_refused_with_those_there_are(rows, t
     ],
 )
 def test_the_kind_is_seen_by_the_labels(given, kind, names, numbers):
-    source, form = read([{"text": "t", "label": label} for label in given])
+    source, form, _ = read([{"text": "t", "label": label} for label in given])
     assert (form.kind, source.features.labels) == (kind, names)
     assert [row["label"] for row in source] == numbers
     assert Form.of(json.loads(json.dumps(form.to_dict()))) == form
@@ -141,14 +141,14 @@ def test_labels_that_are_no_numbers_and_labels_that_train_has_not():
     values = [{"text": "t", "label": 1.5}, {"text": "t", "label": "high"}]
     with pytest.raises(DataError, match="a.jsonl:2: expected a number as the label, got 'high'"):
         read(values, Form(kind="regression"))
-    train, form = read(two())
+    train, form, _ = read(two())
     with pytest.raises(DataError, match="a.jsonl:3: expected a label of the rows to train on: unknown label 'z'"):
         read(two({"text": "c", "label": "z"}), form, train.features)
     assert [row["label"] for row in read(two()[1:], form, train.features).source] == [1]
 
 
 def test_test_rows_may_lack_labels_but_all_of_them_then():
-    train, form = read(two())
+    train, form, _ = read(two())
     bare = [{"text": "a"}, {"text": "b"}]
     for rows in (bare, [row | {"label": None} for row in bare], [row | {"label": ""} for row in bare]):
         assert all("label" not in row for row in read(rows, form, train.features, labelled=False).source)
@@ -163,6 +163,67 @@ def test_ids():
     with pytest.raises(DataError, match="a.jsonl:2: expected another id in each row, got 'p' as in line 1"):
         read(two(id="p"), Form(Columns(id="id")))
     assert read(named).form.columns.id is None
+    assert read(named).read == ("text from 'text', label from 'label' (single)",)
+    assert read(two(id="p")).read[1] == "column id: 'p' stands in lines 1 and 2, rows are named by line"
+    assert read([*named, {"text": "c", "label": "x"}]).read[1:] == (
+        "column id: None stands in line 3, rows are named by line",
+    )
+
+
+def test_the_kind_is_that_of_the_rows_trained_on():
+    texts = lambda *labels: [{"text": "t", "label": label} for label in labels]
+    floats = Features(("text",), ("0.0", "1.0"))
+    assert [row["label"] for row in read(texts("1.0", "0.0"), like=floats).source] == [1, 0]
+    values = Features(("text",), (), "regression")
+    assert [row["label"] for row in read(texts("1", "3"), like=values).source] == [1.0, 3.0]
+    many = Features(("text",), tuple(str(n) for n in range(30)))
+    found = read(texts(*(str(n) for n in range(30))), like=many)
+    assert [row["label"] for row in found.source] == list(range(30)) and found.form.kind == "single"
+    with pytest.raises(DataError, match="expected labels of the kind trained on, regression, got single"):
+        read(texts("1"), Form(kind="single"), values)
+
+
+def test_labels_and_ids_that_cannot_be_written_are_refused():
+    rows = BadRows("skip")
+    source = read(two({"text": "c", "label": "\ud800"}), bad=rows).source
+    assert len(source) == 2 and "a.jsonl:3: expected the name or number of a class, got '\\ud800'" in rows.messages[0]
+    named = [row | {"id": name} for row, name in zip(two(), ("p", "\udfff"), strict=True)]
+    assert [row["id"] for row in read(named).source] == ["1", "2"]
+    with pytest.raises(DataError, match="a.jsonl:2: expected an id in column 'id', got"):
+        read(named, Form(Columns(id="id")))
+
+
+def test_labels_of_very_many_digits():
+    with pytest.raises(DataError, match="a.jsonl:2: expected a number as the label, got 1000"):
+        read([{"text": "t", "label": 1.5}, {"text": "t", "label": 10**401}])
+    long = "1" * 5000
+    assert read([{"text": "t", "label": label} for label in (long, "2", "10")]).source.features.labels == (
+        "10",
+        long,
+        "2",
+    )
+
+
+def test_the_nearest_label_is_looked_for_where_somebody_sees_it(monkeypatch):
+    train = read(two()).source
+    called = []
+    monkeypatch.setattr(own, "unknown", lambda *args: called.append(args) or "unknown")
+    rows = BadRows("skip")
+    read([*two(), *({"text": "c", "label": f"z{n}"} for n in range(50))], like=train.features, bad=rows)
+    assert rows.skipped == 50 and len(called) == len(rows.messages) == KEPT
+
+
+def test_tables_of_very_many_columns_or_one_that_should_be_several():
+    rows = [{f"column {n}": "a" for n in range(1000)}]
+    with pytest.raises(DataError, match="column 19 and 980 more; name it with --label") as caught:
+        read(rows)
+    assert len(str(caught.value)) < 500
+    with pytest.raises(DataError, match="did you mean 'column 999'\\?; there are 1,000 columns") as caught:
+        read(rows, Form(Columns(text="colum 999")))
+    assert len(str(caught.value)) < 500
+    for told in (Columns(), Columns(text="text")):
+        with pytest.raises(DataError, match=r"if ';' stands between columns, put commas \(.csv\) or tabs \(.tsv\)"):
+            read([{"text;label": "a;x"}], Form(told))
 
 
 def test_nothing_left_and_one_class():
@@ -201,7 +262,7 @@ def test_the_overview_counts():
         "source": "a.jsonl",
         "rows": 4,
         "classes": {"x": 3, "y": 1},
-        "tokens": {"median": 6, "95%": 30, "longest": 30},
+        "tokens": {"rows": 4, "median": 6, "95%": 30, "longest": 30},
         "truncated": 2,
         "duplicates": 2,
         "conflicting": 1,
@@ -210,6 +271,9 @@ def test_the_overview_counts():
     assert overview.shared_rows(train, dev) == 1
     lines = overview.lines_of({"train": found, "dev": overview.overview(dev, np.array([4, 4]), 8) | {"in_train": 1}})
     assert "2 classes: x 3, y 1; tokens: median 6, 95 % up to 30, longest 30; 2 truncated" in lines[0]
+    sampled = overview.overview(train, np.array([4, 9]), 8) | {"read": ["text from 'text'"]}
+    assert overview.lines_of({"train": sampled})[0] == "train: text from 'text'"
+    assert "tokens (of a sample of 2 rows): median 6, " in overview.lines_of({"train": sampled})[1]
     assert lines[1] == "train: 2 rows repeat the text of an earlier one, 1 with another label"
     assert "dev: 2 rows of rows; no labels; " in lines[2] and "1 of its rows have a text that is trained on" in lines[3]
 
@@ -220,7 +284,7 @@ def test_prepared_sets(tmp_path):
     prepare(tmp_path, "sst2", ("sentence",), ["bad", "good"], {"train": 4, "validation": 2, "test": 2})
     bad = BadRows()
     where = lambda name, role="train": open_table(name, bad, role, tmp_path)
-    train, form = read_own(where("tfds:glue/sst2"), Form(), bad)
+    train, form, _ = read_own(where("tfds:glue/sst2"), Form(), bad)
     assert (len(train), train.features.labels, form.columns.text) == (4, ("bad", "good"), "sentence")
     assert all(row["text"].endswith(f" {('bad', 'good')[row['label']]} é") for row in train)
     assert train.name == "glue/sst2/train"
@@ -228,3 +292,13 @@ def test_prepared_sets(tmp_path):
     test = read_own(where("tfds:glue#test"), form, bad, train.features, labelled=False).source
     assert len(test) == 2 and "label" not in test[0]  # the only configuration; labels of -1
     assert tfds.find(str(tmp_path / "glue" / "sst2" / "2.0.0"), tmp_path).name == "2.0.0"
+
+
+def test_a_set_prepared_in_another_format_is_named(tmp_path):
+    from tests.data.test_tfds import prepare
+
+    prepare(tmp_path, "sst2", ("sentence",), ["bad", "good"], {"train": 4})
+    info = tmp_path / "glue" / "sst2" / "2.0.0" / "dataset_info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
+    with pytest.raises(DataError, match="prepare it again with `tfds build glue/sst2 --file_format=array_record`"):
+        open_table("tfds:glue/sst2", BadRows(), "train", tmp_path)

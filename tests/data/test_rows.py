@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from adapters_jax import testing
-from adapters_jax.data.rows import encoded_ids, frame, pieces, read_lines
+from adapters_jax.bert.pieces import pieces
+from adapters_jax.data.rows import encoded_ids, frame, read_lines
 from adapters_jax.errors import ConfigError, DataError
 
 

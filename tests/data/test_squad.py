@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters_jax.data import squad as reader
 from adapters_jax.data.bad import BadRows
 from adapters_jax.data.source import Source, take
-from adapters_jax.data.squad import Question, read_squad
+from adapters_jax.data.squad import MOST_CHARACTERS, Question, read_squad
 from adapters_jax.errors import DataError
 
 ROME = "Rome is old. Rome is big."
@@ -108,6 +109,44 @@ def test_the_line_is_that_of_the_id(tmp_path: Path):
     path = write(tmp_path, squad(asked("1"), asked("schön", answers=[])), indent=1)
     line = 1 + next(n for n, text in enumerate(path.read_text().splitlines()) if '"sch' in text)
     with pytest.raises(DataError, match=rf"a\.json:{line}: question 'schön'"):
+        read_squad(path)
+
+
+def test_the_line_is_that_of_the_very_question(tmp_path: Path):
+    """Its id may stand elsewhere: a version, a text, the id of an article, of an answer, of a good question."""
+    good, wrong = asked("1.1"), asked("1.1", answers=[{"id": "1.1", "text": "Rome", "answer_start": 1}])
+    other = squad(asked("wr\u00f6ng"), asked("wr\u00f6ng"), asked("kept"), context='Rome "id": "1.1"')["data"][0]
+    other = {"id": "wr\u00f6ng", "paragraphs": [{"context": ROME, "qas": []}, *other["paragraphs"]]}
+    contents = squad(good, wrong)
+    contents["data"].append(other)
+    path = write(tmp_path, contents, indent=1)
+    text = path.read_text()
+    for spelling in ("wr\u00f6ng", "\\u0077r\u00f6ng"):  # the article's and that of the first question; then ASCII
+        text = text.replace("wr\\u00f6ng", spelling, 1)
+    path.write_text(text, encoding="utf-8")
+    ids = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith(" " * 7 + '"id"')]  # of questions alone
+    bad = BadRows("skip")
+    assert len(read_squad(path, bad)) == 3 and len(ids) == 5
+    assert [message.split(":")[1] for message in bad.messages] == [str(ids[1]), str(ids[3])]
+    with pytest.raises(DataError, match=rf"a\.json:{ids[1]}: question '1.1'"):
+        read_squad(path)
+
+
+def test_the_text_is_searched_for_the_messages_alone_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each search reads the file from its start: one for every bad question takes minutes for some thousands."""
+    calls, real = [], reader._line
+    monkeypatch.setattr(reader, "_line", lambda *given: calls.append(1) or real(*given))
+    bad = BadRows("skip")
+    path = write(tmp_path, squad(asked("1"), *[asked(f"x{n}", answers=[]) for n in range(50)]), indent=1)
+    assert len(read_squad(path, bad)) == 1 and bad.skipped == 50
+    assert len(calls) == len(bad.messages) < 10
+
+
+def test_a_context_is_bounded(tmp_path: Path):
+    path = write(tmp_path, squad(asked("1"), context=ROME + "a" * MOST_CHARACTERS))
+    with pytest.raises(
+        DataError, match=r"question '1' .*expected a context of at most 4,194,304 characters, got 4,194,3"
+    ):
         read_squad(path)
 
 

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[Case, ...]] = {
 
 
 def read_files(folder: Path) -> Files:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != manifest.CARD}
 
 
 def write_files(folder: Path, files: Files) -> None:

@@ -146,7 +146,7 @@ def test_a_backbone_s(tiny, torch, tmp_path: Path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny.folder / name).read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    released = released_weights(tiny.params)
+    released = released_weights(tiny.params, tiny.config)
     torch({"pytorch_model.bin": {name: Tensor(np.asarray(leaf)) for name, leaf in released.items()}})
     cli.main(["convert", f"--from={tmp_path}", "--allow-pickle"])
     loaded = aj.load_backbone(str(tmp_path))
@@ -224,7 +224,7 @@ def test_a_backbone_of_the_hub_in_pickles(hub: Hub, tiny, torch, tmp_path: Path,
     assert str(told.value).endswith(f"{command}FOLDER")
     with pytest.raises(AdapterError, match=f"expected safetensors, found pytorch_model.bin, .*{command}FOLDER"):
         aj.load_adapter("hf:me/bert", tiny)
-    released = released_weights(tiny.params)
+    released = released_weights(tiny.params, tiny.config)
     torch({"pytorch_model.bin": {name: Tensor(np.asarray(leaf)) for name, leaf in released.items()}})
     cli.main([*command.split()[1:-1], f"--out={tmp_path / 'out'}"])
     assert json.loads(capsys.readouterr().out)["written"] == ["model.safetensors"]

@@ -1,10 +1,14 @@
 """What every method must satisfy: a row of the table for each method and preset, none exempted without a reason there.
 
+Some tests run each method's plain row on an encoder of another family too: ELECTRA, RoBERTa, DistilBERT in turn, since
+each pair compiles anew; XLM-R's function is RoBERTa's.
+
 The golden trees are written by `python -m tests.methods.golden`.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from pathlib import Path
@@ -19,6 +23,7 @@ import adapters_jax as aj
 from adapters_jax import optim, testing, trees
 from adapters_jax.bert import quant, weights
 from adapters_jax.errors import NotFoldable
+from tests.methods.encoders import CONFIGS
 from tests.methods.golden import shapes
 from tests.methods.row import ASIDE, BESIDE, BETWEEN, FRONT, Row
 from tests.methods.table import PARAMETERS, ROWS_BY_NAME
@@ -30,6 +35,14 @@ SLOW = pytest.mark.slow  # presets and options: the methods as they are run with
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in aj.METHODS else SLOW) for name in ROWS_BY_NAME]
 )
+OTHERS = ("electra", "roberta", "distilbert")
+EVERYWHERE = pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *(pytest.param(name, "bert", id=name, marks=() if name in aj.METHODS else SLOW) for name in ROWS_BY_NAME),
+        *(pytest.param(*pair, marks=SLOW) for pair in zip(aj.METHODS, itertools.cycle(OTHERS), strict=False)),
+    ],
+)
 
 
 def row(name: str) -> Row:
@@ -37,16 +50,17 @@ def row(name: str) -> Row:
 
 
 @functools.cache
-def backbone(quantize: str | None = None) -> dict:
+def backbone(quantize: str | None = None, family: str = "bert") -> dict:
     if quantize is not None:
-        return quant.quantise(backbone(), quantize)[0]
-    return testing.perturb(weights.initialise(jax.random.key(1), TINY), scale=0.02)
+        return quant.quantise(backbone(None, family), quantize)[0]
+    drawn = weights.initialise(jax.random.key(1), CONFIGS.get(family, TINY), pooler=family == "bert")
+    return testing.perturb(drawn, scale=0.02)
 
 
 @functools.cache
-def fresh(name: str) -> tuple[aj.Model, dict]:
-    model = aj.Model(TINY, row(name).tiny, THREE)
-    return model, model.init(jax.random.key(0), backbone(row(name).quantize))
+def fresh(name: str, family: str = "bert") -> tuple[aj.Model, dict]:
+    model = aj.Model(CONFIGS.get(family, TINY), row(name).tiny, THREE)
+    return model, model.init(jax.random.key(0), backbone(row(name).quantize, family))
 
 
 def shaken(tree: dict, seed: int = 1) -> dict:
@@ -56,9 +70,9 @@ def shaken(tree: dict, seed: int = 1) -> dict:
 
 
 @functools.cache
-def moved(name: str) -> dict:
+def moved(name: str, family: str = "bert") -> dict:
     """Trained leaves away from their initial values."""
-    model, params = fresh(name)
+    model, params = fresh(name, family)
     trained, frozen = trees.split(params, model.labels(params))
     return trees.join(shaken(trained), frozen)
 
@@ -82,8 +96,8 @@ def run(model: aj.Model, params: dict, key=None) -> aj.Output:
 
 
 @functools.cache
-def evaluated(name: str) -> aj.Output:
-    return run(fresh(name)[0], moved(name))
+def evaluated(name: str, family: str = "bert") -> aj.Output:
+    return run(fresh(name, family)[0], moved(name, family))
 
 
 @EVERY
@@ -131,10 +145,10 @@ def test_every_trained_leaf_gets_a_gradient_within_two_steps(name: str):
     ] == []
 
 
-@EVERY
-def test_only_labelled_leaves_move(name: str):
+@EVERYWHERE
+def test_only_labelled_leaves_move(name: str, family: str):
     """Under AdamW with decay and clipping, over the full tree, fed a gradient for every leaf."""
-    model, params = fresh(name)
+    model, params = fresh(name, family)
     labels = model.labels(params)
     settings = dict(lr=1e-2, total_steps=10, warmup=0.0, schedule="constant", weight_decay=0.1, clip_norm=1.0)
     tx = aj.freeze(optim.make_optimizer("adamw", **settings)[0], labels)
@@ -151,21 +165,21 @@ def test_only_labelled_leaves_move(name: str):
     assert changed == set(trees.to_layers(trained))
 
 
-@EVERY
-def test_jit_equals_eager_and_scan_equals_loop(name: str):
+@EVERYWHERE
+def test_jit_equals_eager_and_scan_equals_loop(name: str, family: str):
     with jax.disable_jit():
-        found = dataclasses.replace(fresh(name)[0], scan_layers=False).apply(moved(name), BATCH)
-    np.testing.assert_allclose(found.logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.hidden, evaluated(name).hidden, rtol=1e-4, atol=1e-5)
+        found = dataclasses.replace(fresh(name, family)[0], scan_layers=False).apply(moved(name, family), BATCH)
+    np.testing.assert_allclose(found.logits, evaluated(name, family).logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.hidden, evaluated(name, family).hidden, rtol=1e-4, atol=1e-5)
 
 
-@EVERY
-def test_bfloat16_stays_near_float32(name: str):
-    model = dataclasses.replace(fresh(name)[0], dtype="bfloat16")
-    low, params = run(model, moved(name)), moved(name)
+@EVERYWHERE
+def test_bfloat16_stays_near_float32(name: str, family: str):
+    model = dataclasses.replace(fresh(name, family)[0], dtype="bfloat16")
+    low, params = run(model, moved(name, family)), moved(name, family)
     assert low.hidden.dtype == jnp.bfloat16 and low.logits.dtype == jnp.float32
-    assert testing.relative_error(low.hidden.astype(jnp.float32), evaluated(name).hidden) < 0.04
-    trained, _ = parts(name, params)
+    assert testing.relative_error(low.hidden.astype(jnp.float32), evaluated(name, family).hidden) < 0.04
+    trained, _ = trees.split(params, model.labels(params))
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
 
 
@@ -201,9 +215,9 @@ def test_save_and_load_are_exact(name: str, installed: aj.Backbone, tmp_path: Pa
     testing.assert_same(loaded, params)
 
 
-@EVERY
-def test_folding(name: str):
-    model, params = fresh(name)[0], moved(name)
+@EVERYWHERE
+def test_folding(name: str, family: str):
+    model, params = fresh(name, family)[0], moved(name, family)
     backbone, adapters, method = quant.dequantise(params["backbone"]), params["adapters"], model.method
     if row(name).folds not in ("both", "forth"):
         with pytest.raises(NotFoldable, match=f"cannot be folded into the backbone: .*{re.escape(row(name).folds)}"):
@@ -213,8 +227,8 @@ def test_folding(name: str):
     plain, folded = model.fold(params)
     testing.assert_same(params, before)
     assert plain.method == aj.Full() and folded["adapters"] == {}
-    np.testing.assert_allclose(run(plain, folded).logits, evaluated(name).logits, rtol=1e-4, atol=1e-5)
-    like = plain.abstract(weights.abstract(TINY))
+    np.testing.assert_allclose(run(plain, folded).logits, evaluated(name, family).logits, rtol=1e-4, atol=1e-5)
+    like = plain.abstract(weights.abstract(model.config, pooler=family == "bert"))
     assert jax.tree.map(lambda leaf: leaf.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, like)
     if row(name).folds == "forth":
         with pytest.raises(NotFoldable, match="cannot be unfolded"):
@@ -226,16 +240,18 @@ def test_folding(name: str):
         np.testing.assert_allclose(leaf, trees.to_layers(backbone)[path], atol=1e-6, err_msg=path)
 
 
-@EVERY
-def test_dropout_is_the_methods_own_and_off_in_evaluation(name: str):
+@EVERYWHERE
+def test_dropout_is_the_methods_own_and_off_in_evaluation(name: str, family: str):
     """On a backbone and a head without any."""
-    params, method = moved(name), fresh(name)[0].method
-    quiet = dataclasses.replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    params, model = moved(name, family), fresh(name, family)[0]
+    method, quiet = model.method, model.config
+    quiet = dataclasses.replace(quiet, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     head = aj.Classification(num_labels=3, dropout=0.0)
     drops = "dropout" in {field.name for field in dataclasses.fields(method)}
     dropping = aj.Model(quiet, dataclasses.replace(method, dropout=0.5) if drops else method, head)
-    np.testing.assert_array_equal(run(dropping, params).logits, evaluated(name).logits)
-    gap = float(abs(run(dropping, params, jax.random.key(0)).hidden - evaluated(name).hidden).max())
+    still = evaluated(name, family)
+    np.testing.assert_array_equal(run(dropping, params).logits, still.logits)
+    gap = float(abs(run(dropping, params, jax.random.key(0)).hidden - still.hidden).max())
     assert gap > 1e-4 if drops else gap < 1e-5
 
 

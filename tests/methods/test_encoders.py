@@ -1,6 +1,6 @@
 """Every method on a small encoder of each family: where it starts, what gets a gradient, what its folder brings back.
 
-BERT itself, multilingual or not, is test_conformance.py's.
+BERT itself, multilingual or not, is test_conformance.py's, which runs some of its tests on other families too.
 """
 
 import functools
@@ -16,18 +16,10 @@ from adapters_jax import testing, trees
 from adapters_jax.bert import quant, weights
 from adapters_jax.bert.backbone import Backbone
 from adapters_jax.bert.families import SIZES
+from tests.methods.encoders import CONFIGS
 from tests.methods.table import ROWS_BY_NAME
 from tests.methods.tiny import TINY
 
-SHAPES = {
-    "roberta": {"position_offset": 2, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
-    "xlm-roberta": {"position_offset": 2, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
-    "distilbert": {"type_vocab_size": 0},
-    "electra": {"embedding_size": 8},
-}
-CONFIGS = {
-    name: aj.BertConfig.tiny(num_hidden_layers=3, model_type=name, **changes) for name, changes in SHAPES.items()
-}
 FAST = {("electra", "houlsby"), ("electra", "prompt"), ("roberta", "prefix"), ("distilbert", "lora")}
 """The places where a family's own parts and a method's meet; the rest is slow, for the number of compilations."""
 BATCH = testing.fake_batch(TINY, rows=3)

@@ -119,8 +119,10 @@ def test_what_is_no_input_is_refused(head: str, asked: list, message: str, backb
 def test_options_and_heads_that_are_none(backbone: aj.Backbone):
     with pytest.raises(ConfigError, match="unknown option 'stride': known are doc_stride"):
         aj.Predictor(*tuned(backbone, "question_answering"), backbone, stride=3)
-    with pytest.raises(ConfigError, match=r"head relation: expected one that answers texts \(classification,"):
+    with pytest.raises(ConfigError, match=r"head relation: expected one .*got one that is scored in its training job"):
         form_of(aj.Relation(num_labels=2))
+    with pytest.raises(ConfigError, match=r"head masked_lm: expected one .*--init-adapter=FOLDER"):
+        form_of(aj.MaskedLM(mask_id=1, vocab_size=9))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -157,6 +159,9 @@ BAD = {
     ("token_classification", "in.jsonl", '{"words": "a b"}'): 'expected "words" to be a list of texts',
     ("token_classification", "in.jsonl", "{"): "expected JSON such as",
     ("token_classification", "in.txt", "a\tb"): "expected a text, got",
+    ("question_answering", "in.jsonl", '{"question": "q", "context": " "}'): "expected a context, got an empty text",
+    ("question_answering", "in.txt", "q\t "): "expected a context, got an empty text",
+    ("ranking", "in.jsonl", '{"text": "a", "choices": ["b"]}'): 'expected "choices" to be a list of 2 to',
 }
 
 
@@ -171,6 +176,43 @@ def test_lines_that_are_no_input(given: tuple, backbone: aj.Backbone, tmp_path: 
         ["predict", f"--adapter={tmp_path / 'adapter'}", f"--backbone={backbone.name}", f"--input={tmp_path / name}"],
     )
     assert f"{name}:1: {BAD[given]}" in said
+
+
+def test_lines_are_left_out_where_asked_to(backbone: aj.Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    aj.save_adapter(tmp_path / "adapter", *tuned(backbone, "token_classification"), backbone, max_length=32)
+    lines = ['{"text": "the cat", "words": null}', '{"text": 3}', '{"words": ["a", "\\ud800"], "id": "\\ud800"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    given = ["predict", f"--adapter={tmp_path / 'adapter'}", f"--backbone={backbone.name}"]
+    main([*given, f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out'}", "--on-bad-row=skip"])
+    first, second = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [tag["word"] for tag in first["tags"]] == ["the", "cat"]
+    assert (second["id"], second["tags"][1]["word"]) == ("?", "?")
+    told = capsys.readouterr().err
+    assert "2 texts in " in told and f"1 row was skipped: {tmp_path / 'in.jsonl'}:2: expected" in told
+
+
+def test_what_was_cut_is_named(backbone: aj.Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    asked = {"question_answering": f"{'the cat ' * 9}\tthe man is good", "multilabel": "the cat " * 40}
+    wanted = {
+        "question_answering": "cut: 1 questions that were longer than 16 tokens",
+        "multilabel": "cut: 1 texts that were longer than 32 tokens",
+    }
+    for head, line in asked.items():
+        aj.save_adapter(tmp_path / head, *tuned(backbone, head), backbone, max_length=32, extra=options(head))
+        (tmp_path / "in.txt").write_text(line + "\n")
+        main(
+            ["predict", f"--adapter={tmp_path / head}", f"--backbone={backbone.name}", f"--input={tmp_path / 'in.txt'}"]
+        )
+        assert wanted[head] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", [{"columns": 3}, {"columns": ["foo"]}, {"doc_stride": "8"}, {"doc_stride": True}])
+def test_manifests_of_strangers(extra: dict, backbone: aj.Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    head = "question_answering" if "doc_stride" in extra else "multilabel"
+    aj.save_adapter(tmp_path / "adapter", *tuned(backbone, head), backbone, max_length=32, extra=extra)
+    (tmp_path / "in.txt").write_text("a\tb\n")
+    given = ["predict", f"--adapter={tmp_path / 'adapter'}", f"--backbone={backbone.name}"]
+    assert "manifest: expected" in refused(capsys, main, [*given, f"--input={tmp_path / 'in.txt'}"])
 
 
 def test_every_form_belongs_to_a_head():

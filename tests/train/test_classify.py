@@ -83,10 +83,19 @@ def test_the_manifest_says_what_was_read_and_how(finished: Path, place: Place):
     assert stored["head"]["labels"] == ["neg", "pos"] and stored["data"] == "a.csv"
     assert summary["train"]["classes"] == {"neg": 14, "pos": 26} and summary["dev"]["in_train"] == 2
     assert summary["train"]["tokens"]["longest"] > 12 and summary["train"]["truncated"] > 0
+    assert summary["train"]["read"] == ["text from 'text', label from 'label' (single)"]
     assert summary["skipped"] == 0 and extra["split"] is None
     assert extra["class_weights"] == {"neg": pytest.approx(40 / 28), "pos": pytest.approx(40 / 52)}
     own = read_own(open_table(str(place.dev), BadRows()), Form.of(extra["form"]), BadRows())
     assert [row["id"] for row in own.source] == [row["id"] for row in lines(finished)]
+
+
+def test_lengths_are_of_a_sample_and_texts_are_cached_once(place: Place, files: list[str], tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(classify, "SAMPLE", 20)
+    place.run(tmp_path / "run", *files, "--steps=1", f"--cache-dir={tmp_path / 'cache'}")
+    train = manifest(tmp_path / "run")["extra"]["data_summary"]["train"]
+    assert (train["rows"], train["tokens"]["rows"]) == (40, 20) and 0 < train["truncated"] <= 20
+    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 2  # train and dev, which is --test too
 
 
 def test_it_goes_on_where_it_was_killed(finished: Path, place: Place, files: list[str], tmp_path: Path):
@@ -143,11 +152,11 @@ def test_bad_rows(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture):
     mixed = tmp_path / "bad.csv"
     mixed.write_bytes(place.train.read_bytes() + b"r98,,pos\r\nr99,text\r\n")
     run = lambda *more: place.run(tmp_path / "run", f"--train={mixed}", f"--dev={place.dev}", "--steps=1", *more)
-    assert "bad.csv:83: expected 3 columns (id, text, label), got 2" in refused(capsys, run)
+    assert "bad.csv:82: expected a text in column 'text', got an empty one" in refused(capsys, run)
     assert not (tmp_path / "run").exists()
     run("--on-bad-row=skip")
     told = capsys.readouterr().err
-    assert "2 rows were skipped: " in told and "bad.csv:82: expected a text in column 'text', got an empty one" in told
+    assert "2 rows were skipped: " in told and "bad.csv:83: expected 3 columns (id, text, label), got 2" in told
     assert manifest(tmp_path / "run")["extra"]["data_summary"]["skipped"] == 2
 
 

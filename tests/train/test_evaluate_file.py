@@ -90,4 +90,6 @@ def test_files_that_do_not_fit(tmp_path: Path, backbone_folder: Path, capsys: py
     wrong = ["evaluate", artefact, f"--file={tmp_path / 'other.csv'}"]
     assert "other.csv:2: " in refused(capsys, main, wrong)
     assert "expected at least one row" in refused(capsys, main, [*wrong, "--on-bad-row=skip"])
-    assert "expected no --file beside it" in refused(capsys, main, [*wrong, "--eval-rows=2"])
+    for flag in ("--eval-rows=2", "--task=rte", "--data-dir=x", "--data=files"):
+        assert "expected no --file beside it" in refused(capsys, main, [*wrong, flag])
+    assert "--on-bad-row: expected --file" in refused(capsys, main, [*wrong[:2], "--on-bad-row=skip"])

@@ -131,6 +131,17 @@ def test_of_v2_the_threshold_is_tuned_recorded_and_applied(second: Path, place: 
     assert manifest["head"] == {"name": "question_answering", "n_best": 20, "max_answer_tokens": 30}
 
 
+def test_no_threshold_is_tuned_on_a_test_set(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Dev of v1.1 gives none; the test set of v2.0 is scored as its file of answers is, all answered."""
+    gold = place.folder / "dev2.json"
+    place.run(tmp_path / "run", "", f"--test={gold}", "--method=head", "--steps=1")
+    result = stored(tmp_path / "run" / "result.json")
+    assert "no_answer_threshold" not in result and not list((tmp_path / "run" / "predictions").glob("*null_odds*"))
+    assert all(stored(tmp_path / "run" / "predictions" / "test_predictions.json").values())
+    scores = by_the_rules(tmp_path / "run", gold, "test_")
+    assert scores == {name: result["metrics"][f"{name}_test"] for name in V2} and scores["exact_unanswerable"] == 0.0
+
+
 def test_it_goes_on_where_it_was_killed(first: Path, place: Place, tmp_path: Path):
     run = shutil.copytree(first, tmp_path / "run")
     (run / "result.json").unlink()

@@ -48,6 +48,8 @@ class Head(abc.ABC):
     """What it is scored by where nothing else is asked for; the first chooses the best step."""
     learns_from_labels: ClassVar[bool] = True
     """Whether rows bring labels; a head that makes its own (masked words) is scored without."""
+    inverts: ClassVar[bool] = False
+    """Whether it undoes what the method does to the embeddings, at their width: `Surroundings.invert`."""
 
     @property
     @abc.abstractmethod

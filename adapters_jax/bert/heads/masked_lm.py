@@ -44,6 +44,7 @@ class MaskedLM(Head):
     inputs: ClassVar[tuple[str, ...]] = masking.INPUTS
     metrics: ClassVar[tuple[str, ...]] = ("log_likelihood", "perplexity", "masked_accuracy")
     learns_from_labels: ClassVar[bool] = False
+    inverts: ClassVar[bool] = True
     mask_id: int = 103
     vocab_size: int = 30522
     whole_word: bool = False
