@@ -3,7 +3,7 @@
 #
 #   worker.sh setup EXTRA SHARED [BUCKET|HOST:/PATH]   mounts the shared folder, tries it, installs the package
 #   worker.sh run OUT_DIR RESTARTS JOB ARG...          python -m JOB ARG..., again until OUT_DIR/result.json is there
-#   worker.sh start OUT_DIR RESTARTS JOB ARG...        the same in the background, unless it is running
+#   worker.sh start OUT_DIR RESTARTS JOB ARG...        the same in the background, unless it is running or finished
 #   worker.sh status                                   running N (restarts), finished, stopped, failed CODE or idle
 #   worker.sh stop                                     ends what was started; the job saves first
 #
@@ -153,6 +153,11 @@ start() {
     say "another run is under way: $(<"$ROOT/line"); stop ends it"
     exit "$INPUT_AT_FAULT"
   fi
+  # Whoever starts what is down may come just after the end.
+  if [[ -f $1/result.json && $line == "$(cat "$ROOT/line" 2>/dev/null)" && $(cat "$ROOT/exit" 2>/dev/null) == 0 ]]; then
+    say "already finished"
+    return
+  fi
   if [[ -s $ROOT/mount ]]; then # it is gone after the machine was restarted
     mapfile -t shared <"$ROOT/mount"
     mount_shared "${shared[@]}"
@@ -177,10 +182,9 @@ running() { [[ -s $ROOT/pid ]] && grep -qsa 'worker.sh' "/proc/$(<"$ROOT/pid")/c
 status() {
   local out='' code=''
   if [[ -s $ROOT/out_dir ]]; then out=$(<"$ROOT/out_dir"); fi
-  if [[ -s $ROOT/exit ]]; then code=$(<"$ROOT/exit"); fi
   if running; then
     echo "running $(<"$ROOT/restarts")"
-  elif [[ $code == "$TRY_AGAIN" ]]; then
+  elif code=$(cat "$ROOT/exit" 2>/dev/null) && [[ $code == "$TRY_AGAIN" ]]; then # written before it ended
     echo stopped
   elif [[ -n $code && $code != 0 ]]; then
     echo "failed $code"

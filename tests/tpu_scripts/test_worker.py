@@ -79,6 +79,8 @@ def test_start_status_and_stop(cloud: Cloud):
     assert do(*start).returncode == 0
     wait_for(lambda: status() == "finished")
     assert "finished" in do("status").stdout.splitlines()[-1]
+    count = len(cloud.jobs())
+    assert "already finished" in do(*start).stderr and status() == "finished" and len(cloud.jobs()) == count
     assert {tuple(job) for job in cloud.jobs()} == {("-m", "train.glue", f"--out-dir={out}", "a b")}
 
 
