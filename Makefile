@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml Makefile
 test: setup  ## run the tests but for the slow ones, a file at a time on each of two processes
 	$(PY) -m pytest -n 2 --dist loadfile -m 'not slow' $(TEST_FLAGS)
 
-test-slow: setup  ## run the slow tests: presets and options in the conformance suite, compiled FLOPs, a real comparison
+test-slow: setup  ## run the slow tests: whole jobs, quantised backbones, presets and options of every method, meshes and processes
 	$(PY) -m pytest -n 2 --dist loadfile -m slow $(TEST_FLAGS)
 
 demo: setup  ## train a Houlsby adapter on the installed MiniLM weights and a generated task, then use it

@@ -16,6 +16,8 @@ from adapters_jax import artefact, manifest, testing, trees
 from adapters_jax.bert import quant, weights
 from adapters_jax.errors import AdapterError, CheckpointError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = aj.BertConfig.tiny(num_hidden_layers=2, hidden_size=32, intermediate_size=64)
 TEXTS = ["the cat is good", "a dog is bad", "who is the man", "not the woman"]
 ROWS = [{"text": text, "label": n % 2} for n, text in enumerate(TEXTS * 2)]

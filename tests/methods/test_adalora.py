@@ -26,6 +26,8 @@ from tests.methods.test_lora import plain
 from tests.methods.tiny import BACKBONE, THREE, TINY, drawn_model, fresh_model, run
 from tests.training.tiny_job import make_job
 
+pytestmark = pytest.mark.slow
+
 STEPS = 200
 SETTINGS = Settings(lr=5e-3, steps=STEPS, warmup=0.0, schedule="constant", weight_decay=0.01, clip_norm=0.5)
 QUIET = dataclasses.replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

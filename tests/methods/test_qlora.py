@@ -15,6 +15,8 @@ from adapters_jax.bert import quant, weights
 from adapters_jax.errors import ConfigError, NotFoldable
 from tests.methods.tiny import BACKBONE, THREE, TINY, drawn_model, run
 
+pytestmark = pytest.mark.slow
+
 BATCH = testing.fake_batch(TINY, rows=3)
 SLOW = pytest.mark.slow
 KIND = pytest.mark.parametrize("kind", quant.KINDS)

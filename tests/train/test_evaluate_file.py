@@ -9,6 +9,8 @@ from adapters_jax.cli import main
 from tests.refusal import refused
 from train import choose, classify, squad, tag
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("cat", "dog", "man", "woman", "good", "bad")
 
 

@@ -20,6 +20,8 @@ from adapters_jax.training.score import score
 from tests.refusal import refused
 from train import flags, glue, mlm
 
+pytestmark = pytest.mark.slow
+
 NICE = ("--method=pfeiffer", "--method.bottleneck=4", "--method.invertible=true")
 
 

@@ -11,6 +11,8 @@ from adapters_jax import cli, testing
 from adapters_jax.artefact import read_manifest
 from train import flags, glue
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(backbone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:

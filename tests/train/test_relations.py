@@ -19,6 +19,8 @@ from adapters_jax.data.relations import SEMEVAL
 from tests.refusal import refused
 from train import dependencies, glue, relations
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("cat", "dog", "man", "woman", "good", "bad")
 NETWORK = ["--method=k_adapter", "--method.inner=8", "--method.inner-layers=1"]
 

@@ -14,6 +14,8 @@ from tests.refusal import refused
 from tests.train.conftest import rte_rows, write_rte
 from train import fuse, glue, multitask
 
+pytestmark = pytest.mark.slow
+
 
 class Place:
     """A folder of runs over one backbone and one set of GLUE files."""

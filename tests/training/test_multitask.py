@@ -14,6 +14,8 @@ from adapters_jax.training import multitask
 from adapters_jax.training.multitask import Task, fit_tasks, initial_tasks
 from adapters_jax.training.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 TINY = aj.BertConfig.tiny(num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 NLI = [{"text": "the cat is good", "label": "yes"}, {"text": "a dog is not in", "label": "no"}] * 6
 SCORES = [{"text": f"{'good ' * n}man", "text_pair": "bad", "label": n / 2} for n in range(8)]
